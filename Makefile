@@ -1,0 +1,43 @@
+# The menu. `make help` prints it; every recipe says what it needs and installs what is missing.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+PORT ?= 8080
+export CARGO_TERM_COLOR ?= never
+
+.PHONY: help setup build demo test check unit sdk browser scenarios proto lint
+
+help: ## Show this menu
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+setup: ## Install what is missing (compiler, libclang, npm packages, Chromium)
+	@tools/setup build
+
+build: setup ## Build the binary (debug)
+	@tools/say-build
+	@tools/cargo build -p everwire
+
+demo: setup ## Build and run the real thing; prints one address (PORT=8080)
+	@tools/setup sdk
+	@tools/say-build
+	@tools/cargo build -p everwire
+	@PORT=$(PORT) EVERWIRE_BIN="$$(tools/target)/debug/everwire" exec node demo/supervisor.mjs
+
+test: setup ## Run all tests
+	@tools/setup sdk browser lint
+	@tools/say-build
+	@tools/test
+
+check: setup ## Format, lints and house rules
+	@tools/cargo fmt --all --check
+	@tools/cargo clippy --workspace --all-targets --all-features -- -D warnings
+	@RUSTDOCFLAGS="-D warnings" tools/cargo doc --workspace --all-features --no-deps --quiet
+	@tools/cargo test --workspace --all-features --test floors --test sources
+
+scenarios: setup ## Run the scenario files; the last line counts them
+	@tools/say-build
+	@tools/scenarios
+
+proto: setup ## Write the generated code anew after a change in proto/
+	@EVERWIRE_REGENERATE=1 tools/cargo test -p everwire-proto --test generated

@@ -1,0 +1,309 @@
+//! The client: single calls, retried until they are answered, and the way to the streams.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use everwire_core::command::CancelOutcome;
+use everwire_core::limits::GRPC_ANSWER_BYTES_MAX;
+use everwire_core::{
+    Code, Draft, InputId, Key, Kind, Namespace, Offset, Refusal, RunEpoch, RunId, Seq,
+    SessionEpoch, SessionName,
+};
+use everwire_proto::v1;
+use everwire_proto::v1::attach_client::AttachClient;
+use everwire_proto::v1::cluster_client::ClusterClient;
+use everwire_proto::v1::publish_client::PublishClient;
+use everwire_proto::v1::runs_client::RunsClient;
+use everwire_proto::v1::sessions_client::SessionsClient;
+use everwire_proto::v1::signals_client::SignalsClient;
+
+use crate::answers::{
+    Cancelled, ClusterStatus, Created, Page, Posted, RunGrant, RunInfo, SessionInfo, SessionPage,
+};
+use crate::call::Caller;
+use crate::config::ClientConfig;
+use crate::connection::{Connections, Lane};
+use crate::publisher::{Publisher, Target};
+use crate::subscriber::{SubscribeOptions, Subscriber};
+use crate::wire;
+
+/// A client of a cluster. Clones share connections. Use it inside a tokio runtime.
+///
+/// ```no_run
+/// use std::sync::Arc;
+/// use everwire_client::{Client, ClientConfig, SubscribeOptions, SubscriberEvent};
+/// use everwire_core::{Clock, Random, Refusal, SessionName};
+///
+/// async fn tail(clock: Arc<dyn Clock>, random: Arc<dyn Random>) -> Result<(), Refusal> {
+///     let addrs = vec!["127.0.0.1:7400".to_owned()];
+///     let client = Client::new(ClientConfig::new(addrs, "token".to_owned(), clock, random))?;
+///     let session = SessionName::parse("demo")?;
+///     let mut subscriber = client.subscribe(&session, SubscribeOptions::default());
+///     loop {
+///         match subscriber.next().await {
+///             SubscriberEvent::Events { events, .. } => println!("{} events", events.len()),
+///             SubscriberEvent::Ended(refusal) => return Err(refusal),
+///             _ => {},
+///         }
+///     }
+/// }
+/// ```
+#[derive(Clone)]
+pub struct Client {
+    caller: Caller,
+}
+
+impl Client {
+    /// A client; connects when it is used first. Refuses addresses that cannot be used.
+    pub fn new(config: ClientConfig) -> Result<Self, Refusal> {
+        let connections = Arc::new(Connections::new(&config)?);
+        Ok(Self {
+            caller: Caller {
+                connections,
+                token: config.token,
+                random: config.random,
+                deadline: config.deadline,
+            },
+        })
+    }
+
+    /// The same connections for another caller: an edge forwards its users' tokens.
+    pub fn with_token(&self, token: String) -> Self {
+        let mut client = self.clone();
+        client.caller.token = Arc::new(token);
+        client
+    }
+
+    /// The same client, but single calls are retried for another time.
+    pub fn with_deadline(&self, deadline: Duration) -> Self {
+        let mut client = self.clone();
+        client.caller.deadline = deadline;
+        client
+    }
+
+    /// Makes a session if it is not there.
+    pub async fn create_session(&self, session: &SessionName) -> Result<Created, Refusal> {
+        let request = v1::CreateRequest {
+            session: session.to_string(),
+        };
+        let call =
+            |channel, request| async move { SessionsClient::new(channel).create(request).await };
+        wire::created(&self.caller.unary(Lane::People, request, call).await?)
+    }
+
+    /// Removes a session; says whether there was one. After a retry that may be `false`
+    /// although this very call removed it.
+    pub async fn delete_session(&self, session: &SessionName) -> Result<bool, Refusal> {
+        let request = v1::DeleteRequest {
+            session: session.to_string(),
+        };
+        let call =
+            |channel, request| async move { SessionsClient::new(channel).delete(request).await };
+        Ok(self
+            .caller
+            .unary(Lane::People, request, call)
+            .await?
+            .existed)
+    }
+
+    /// A session's head.
+    pub async fn show_session(&self, session: &SessionName) -> Result<SessionInfo, Refusal> {
+        let request = v1::ShowRequest {
+            session: session.to_string(),
+        };
+        let call =
+            |channel, request| async move { SessionsClient::new(channel).show(request).await };
+        wire::session_info(self.caller.unary(Lane::People, request, call).await?)
+    }
+
+    /// Sessions whose names begin with `prefix`, a page at a time; `limit` 0 means 100.
+    pub async fn list_sessions(
+        &self,
+        prefix: &str,
+        limit: u32,
+        page: Option<String>,
+    ) -> Result<SessionPage, Refusal> {
+        let request = v1::ListRequest {
+            prefix: prefix.to_owned(),
+            limit,
+            page_token: page.unwrap_or_default(),
+        };
+        let call =
+            |channel, request| async move { SessionsClient::new(channel).list(request).await };
+        wire::session_page(self.caller.unary(Lane::People, request, call).await?)
+    }
+
+    /// The cluster as an operator sees it.
+    pub async fn cluster_status(&self) -> Result<ClusterStatus, Refusal> {
+        let call =
+            |channel, request| async move { ClusterClient::new(channel).status(request).await };
+        let request = v1::StatusRequest {};
+        Ok(wire::cluster_status(
+            self.caller.unary(Lane::People, request, call).await?,
+        ))
+    }
+
+    /// A run.
+    pub async fn run(&self, session: &SessionName, run: &RunId) -> Result<RunInfo, Refusal> {
+        let request = v1::GetRequest {
+            session: session.to_string(),
+            run: run.to_string(),
+        };
+        let call = |channel, request| async move { RunsClient::new(channel).get(request).await };
+        wire::run_info(&self.caller.unary(Lane::People, request, call).await?)
+    }
+
+    /// Begins a run. Retries safely, with a key of its own.
+    pub async fn start_run(
+        &self,
+        session: &SessionName,
+        run: RunId,
+        input: Option<InputId>,
+    ) -> Result<Publisher, Refusal> {
+        let request = v1::StartRequest {
+            session: session.to_string(),
+            run: run.to_string(),
+            input: input.map(|input| input.to_string()).unwrap_or_default(),
+            key: self.caller.mint_key().to_string(),
+        };
+        let call = |channel, request| async move { RunsClient::new(channel).start(request).await };
+        let answer = self.caller.unary(Lane::Data, request, call).await?;
+        let (epoch, offset) = (answer.run_epoch, answer.offset);
+        let grant = wire::run_grant(&answer.session_epoch, epoch, offset, answer.duplicate)?;
+        Ok(self.granted(session, run, grant))
+    }
+
+    /// Takes over one's own live run under the next epoch.
+    pub async fn claim_run(&self, session: &SessionName, run: RunId) -> Result<Publisher, Refusal> {
+        let request = v1::ClaimRequest {
+            session: session.to_string(),
+            run: run.to_string(),
+            key: self.caller.mint_key().to_string(),
+        };
+        let call = |channel, request| async move { RunsClient::new(channel).claim(request).await };
+        let answer = self.caller.unary(Lane::Data, request, call).await?;
+        let (epoch, offset) = (answer.run_epoch, answer.offset);
+        let grant = wire::run_grant(&answer.session_epoch, epoch, offset, answer.duplicate)?;
+        Ok(self.granted(session, run, grant))
+    }
+
+    /// Goes on writing a run under an epoch that was granted before: the next draft gets
+    /// `from_seq`. Begins a task, as [`Client::start_run`] does.
+    pub fn publisher(
+        &self,
+        session: &SessionName,
+        run: RunId,
+        run_epoch: RunEpoch,
+        from_seq: Seq,
+    ) -> Publisher {
+        let session = session.clone();
+        let target = Target {
+            session,
+            run,
+            run_epoch,
+            grant: None,
+        };
+        Publisher::spawn(self.caller.clone(), target, from_seq)
+    }
+
+    fn granted(&self, session: &SessionName, run: RunId, grant: RunGrant) -> Publisher {
+        let target = Target {
+            session: session.clone(),
+            run,
+            run_epoch: grant.run_epoch,
+            grant: Some(grant),
+        };
+        Publisher::spawn(self.caller.clone(), target, Seq::FIRST)
+    }
+
+    /// Sends one input or one `app` event outside runs. Without a key one is minted, so that
+    /// retries of this call are safe; a key makes repeated calls safe for 24 h.
+    pub async fn post(
+        &self,
+        session: &SessionName,
+        draft: Draft,
+        key: Option<Key>,
+    ) -> Result<Posted, Refusal> {
+        draft.check_shape()?;
+        // Application events travel with the agents' output (RULES 9).
+        let lane = match draft.body.kind() {
+            Kind::App => Lane::Data,
+            _ => Lane::People,
+        };
+        let request = v1::PostRequest {
+            session: session.to_string(),
+            draft: Some(v1::Draft::from(&draft)),
+            key: key.unwrap_or_else(|| self.caller.mint_key()).to_string(),
+        };
+        let call =
+            |channel, request| async move { PublishClient::new(channel).post(request).await };
+        wire::posted(&self.caller.unary(lane, request, call).await?)
+    }
+
+    /// Stops a run. Being denied and an unknown run are outcomes like the others.
+    pub async fn cancel(
+        &self,
+        session: &SessionName,
+        run: &RunId,
+        key: Option<Key>,
+    ) -> Result<Cancelled, Refusal> {
+        let request = v1::CancelRequest {
+            session: session.to_string(),
+            run: run.to_string(),
+            key: key.unwrap_or_else(|| self.caller.mint_key()).to_string(),
+        };
+        let call =
+            |channel, request| async move { SignalsClient::new(channel).cancel(request).await };
+        let decided = |outcome| Cancelled {
+            outcome,
+            session_epoch: None,
+            duplicate: false,
+        };
+        match self.caller.unary(Lane::People, request, call).await {
+            Ok(answer) => wire::cancelled(&answer),
+            Err(refusal) if refusal.code == Code::Denied => Ok(decided(CancelOutcome::Denied)),
+            Err(refusal) if refusal.code == Code::UnknownRun => {
+                Ok(decided(CancelOutcome::UnknownRun))
+            },
+            Err(refusal) => Err(refusal),
+        }
+    }
+
+    /// Reads a session from a cursor, then live, across any number of connections.
+    pub fn subscribe(&self, session: &SessionName, options: SubscribeOptions) -> Subscriber {
+        let mut caller = self.caller.clone();
+        if let Some(token) = options.token.clone() {
+            caller.token = Arc::new(token);
+        }
+        Subscriber::new(caller, session.clone(), options)
+    }
+
+    /// One page of committed events, from `from` on; `limit` 0 means as many as fit. The
+    /// namespace is for an edge's token only.
+    pub async fn read(
+        &self,
+        session: &SessionName,
+        session_epoch: Option<SessionEpoch>,
+        from: Offset,
+        limit: u32,
+        namespace: Option<Namespace>,
+    ) -> Result<Page, Refusal> {
+        let request = v1::ReadRequest {
+            session: session.to_string(),
+            from: from.get(),
+            session_epoch: session_epoch
+                .map(|epoch| epoch.to_string())
+                .unwrap_or_default(),
+            limit,
+            namespace: namespace.map(|name| name.to_string()).unwrap_or_default(),
+        };
+        let call = |channel, request| async move {
+            let client = AttachClient::new(channel);
+            client
+                .max_decoding_message_size(GRPC_ANSWER_BYTES_MAX)
+                .read(request)
+                .await
+        };
+        wire::page(self.caller.unary(Lane::Read, request, call).await?)
+    }
+}

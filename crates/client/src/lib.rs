@@ -1,0 +1,30 @@
+//! The Rust SDK: publish, attach, signal; routing, retry, reattach.
+//!
+//! Comes in: what an agent, an edge or a command wants. Goes out: calls of `everwire.v1`, each
+//! exactly once in effect however often a connection breaks. Never: a rule of a session. What
+//! to do after a refusal is read off its [`Advice`](everwire_core::Advice), nothing else.
+//!
+//! Three doors: [`Client`] for single calls, [`Publisher`] for the output of a run,
+//! [`Subscriber`] for reading a session. Waits go by tokio's clock, which a simulation owns too.
+
+pub mod adapter;
+mod answers;
+mod backoff;
+mod call;
+mod client;
+mod config;
+mod connection;
+mod message;
+mod publisher;
+mod subscriber;
+mod wire;
+
+pub use answers::{
+    Ack, AckRange, Cancelled, ClusterStatus, Created, ListedSession, NodeInfo, Page, Posted,
+    RunGrant, RunInfo, SessionInfo, SessionPage, ShardInfo,
+};
+pub use client::Client;
+pub use config::{BoxFuture, ClientConfig, Connector, Io, TlsConfig, TokenSource};
+pub use message::RunWriter;
+pub use publisher::{Acks, Publisher};
+pub use subscriber::{SubscribeOptions, Subscriber, SubscriberEvent};

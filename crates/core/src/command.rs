@@ -1,0 +1,277 @@
+//! What the replicated log carries, and what applying it answers.
+//!
+//! A command holds everything that its application needs: the actor's verified identity, what
+//! the token allowed, hashes of bodies. `rules` reads only the shard's state and the command.
+
+use crate::clock::Timestamp;
+use crate::code::Refusal;
+use crate::event::{Author, Draft};
+use crate::ids::{InputId, Key, Namespace, RunId, SessionName};
+use crate::position::{Offset, RunEpoch, Seq, SessionEpoch};
+
+/// The two lanes in front of a shard's log; never reordered within. People first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Lane {
+    /// Inputs and signals, in their connection's order.
+    People,
+    /// Output of runs, run lifecycle and application events.
+    Agents,
+}
+
+/// What one log entry of a shard asks for: commands of many sessions, in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Batch {
+    /// The leader's wall clock when it proposed. Command time is the later of this and the
+    /// time of the shard's previous command.
+    pub stamp: Timestamp,
+    /// The rules that the commands need; a replica that does not know them stops.
+    pub rules_version: u32,
+    /// The cluster's timeline: half of every session epoch.
+    pub timeline: u32,
+    /// The commands; each has its own outcome.
+    pub commands: Vec<Command>,
+}
+
+/// One command on one session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Command {
+    /// The tenant, from the token.
+    pub namespace: Namespace,
+    /// The session.
+    pub session: SessionName,
+    /// The verified identity that becomes the events' author.
+    pub actor: Author,
+    /// The token allows to create this session if it does not exist.
+    pub may_create: bool,
+    /// The history that the caller means, if it said so: refused with GONE when the session has
+    /// another one now. So what was meant for a deleted session never lands in its successor.
+    pub session_epoch: Option<SessionEpoch>,
+    /// What to do.
+    pub op: Op,
+}
+
+/// What a command does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Op {
+    /// Makes the session if it is not there. Idempotent.
+    CreateSession,
+    /// Removes the session's name at once and its rows after it.
+    DeleteSession,
+    /// Begins a run; grants epoch 1.
+    StartRun {
+        /// The run.
+        run: RunId,
+        /// The input that it answers.
+        input: Option<InputId>,
+        /// Makes a repeated start answer like the first.
+        key: Option<Key>,
+    },
+    /// Takes a live run over; grants the next epoch.
+    ClaimRun {
+        /// The run.
+        run: RunId,
+        /// Makes a repeated claim answer like the first.
+        key: Option<Key>,
+    },
+    /// Appends a run's output: messages, parts, `app` events, and its end.
+    Publish {
+        /// The run.
+        run: RunId,
+        /// The writer's epoch.
+        run_epoch: RunEpoch,
+        /// The seq of the first draft; the others follow densely.
+        first_seq: Seq,
+        /// 1 to [`crate::limits::BATCH_EVENTS_MAX`] drafts.
+        drafts: Vec<Draft>,
+    },
+    /// Appends one input or one `app` event outside runs.
+    Post {
+        /// The input or `app` event.
+        draft: Draft,
+        /// Required for inputs; without one a retried `app` event may double.
+        key: Option<Key>,
+        /// Hash of the draft's encoding, made by the proposer: same key, other body is refused.
+        body_hash: u128,
+    },
+    /// Stops a run.
+    Cancel {
+        /// The run.
+        run: RunId,
+        /// Required.
+        key: Key,
+        /// Hash of the signal's encoding.
+        body_hash: u128,
+    },
+}
+
+impl Op {
+    /// The lane that the command waits in.
+    pub fn lane(&self) -> Lane {
+        match self {
+            Self::Post { draft, .. } => match draft.body {
+                crate::event::Body::Input { .. } => Lane::People,
+                _ => Lane::Agents,
+            },
+            Self::Cancel { .. } => Lane::People,
+            Self::CreateSession
+            | Self::DeleteSession
+            | Self::StartRun { .. }
+            | Self::ClaimRun { .. }
+            | Self::Publish { .. } => Lane::Agents,
+        }
+    }
+
+    /// Bytes that the command weighs in its queue and in a log entry: payload plus a flat
+    /// allowance per draft for envelopes.
+    pub fn weight_bytes(&self) -> usize {
+        const ENVELOPE: usize = 128;
+        match self {
+            Self::Publish { drafts, .. } => {
+                drafts
+                    .iter()
+                    .map(|draft| draft.payload_bytes() + ENVELOPE)
+                    .sum::<usize>()
+                    + ENVELOPE
+            },
+            Self::Post { draft, .. } => draft.payload_bytes() + 2 * ENVELOPE,
+            Self::CreateSession
+            | Self::DeleteSession
+            | Self::StartRun { .. }
+            | Self::ClaimRun { .. }
+            | Self::Cancel { .. } => 2 * ENVELOPE,
+        }
+    }
+}
+
+/// What applying a command answered; the same on every replica.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The session is there.
+    SessionReady {
+        /// Its history.
+        session_epoch: SessionEpoch,
+        /// Its last offset.
+        tail: Offset,
+        /// Whether this command made it.
+        created: bool,
+    },
+    /// The session is gone, or was not there.
+    SessionDeleted {
+        /// Whether there was one.
+        existed: bool,
+    },
+    /// A start or a claim was granted.
+    RunGranted {
+        /// The session's history.
+        session_epoch: SessionEpoch,
+        /// The epoch to write under.
+        run_epoch: RunEpoch,
+        /// The offset of `run.started` or `run.claimed`.
+        offset: Offset,
+        /// Whether this answers a repeated request.
+        duplicate: bool,
+    },
+    /// Output was taken, in whole or in part.
+    Published(Published),
+    /// An input or application event was taken.
+    Posted {
+        /// The session's history.
+        session_epoch: SessionEpoch,
+        /// Its offset.
+        offset: Offset,
+        /// Whether this answers a repeated request.
+        duplicate: bool,
+    },
+    /// A cancel was decided.
+    Cancelled {
+        /// The session's history.
+        session_epoch: SessionEpoch,
+        /// How.
+        outcome: CancelOutcome,
+        /// Whether this answers a repeated request.
+        duplicate: bool,
+    },
+    /// Nothing was changed.
+    Refused(Refusal),
+}
+
+/// The answer to a publish batch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Published {
+    /// The session's history.
+    pub session_epoch: SessionEpoch,
+    /// The part of the batch that had been committed before, with its original place.
+    pub duplicate: Option<Duplicate>,
+    /// The part that was committed now.
+    pub appended: Option<Appended>,
+}
+
+impl Published {
+    /// The last seq and offset that are known to be committed: what a cumulative ack says.
+    pub fn through(&self) -> Option<(Seq, Offset)> {
+        match (&self.appended, &self.duplicate) {
+            (Some(appended), _) => Some((appended.last_seq, appended.last_offset)),
+            (None, Some(duplicate)) => Some((duplicate.through_seq, duplicate.through_offset)),
+            (None, None) => None,
+        }
+    }
+}
+
+/// The head of a batch that was committed before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Duplicate {
+    /// The last seq of this batch that had been committed.
+    pub through_seq: Seq,
+    /// The offset of that seq, or, when the exact place is no longer remembered, of the run's
+    /// last committed seq.
+    pub through_offset: Offset,
+    /// Whether offsets before `through_offset` follow densely, one per seq, as far back as
+    /// this batch reaches.
+    pub exact: bool,
+}
+
+/// The part of a batch that was committed now. Seqs and offsets run side by side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Appended {
+    /// The first seq.
+    pub first_seq: Seq,
+    /// The last seq.
+    pub last_seq: Seq,
+    /// The offset of `first_seq`.
+    pub first_offset: Offset,
+    /// The offset of `last_seq`.
+    pub last_offset: Offset,
+}
+
+/// The four outcomes of a cancel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CancelOutcome {
+    /// The run is cancelled; nothing of it is committed after this offset but its sealing.
+    Applied {
+        /// Where the signal stands.
+        offset: Offset,
+    },
+    /// The run had ended before.
+    AlreadyTerminal {
+        /// How.
+        state: crate::row::RunState,
+        /// Where its end stands.
+        offset: Offset,
+    },
+    /// The token does not allow it. Decided before the log; never committed.
+    Denied,
+    /// There is no such run.
+    UnknownRun,
+}
+
+impl CancelOutcome {
+    /// The word on the wire.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Applied { .. } => "applied",
+            Self::AlreadyTerminal { .. } => "already_terminal",
+            Self::Denied => "denied",
+            Self::UnknownRun => "unknown_run",
+        }
+    }
+}

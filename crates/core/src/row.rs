@@ -1,0 +1,253 @@
+//! The replicated state of sessions, as rows: what is written in the batch of its events.
+//!
+//! `rules` reads and changes rows, `proto` encodes their values, `store` lays out their keys.
+//! No row holds text of a conversation; only events do.
+
+use crate::clock::Timestamp;
+use crate::event::{MessageStatus, PartKind, Role};
+use crate::ids::{
+    InputId, Key, MessageId, Namespace, PartId, ParticipantId, RunId, SessionName, SessionNo, Slot,
+};
+use crate::position::{Offset, RunEpoch, Seq};
+
+/// A session's place in the key space: all its rows and events share this prefix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SessionKey {
+    /// The slot of its name.
+    pub slot: Slot,
+    /// Its number in that slot.
+    pub session_no: SessionNo,
+}
+
+/// The key of a row.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum RowKey {
+    /// Name → number. Removed at once by a delete.
+    Name(Slot, Namespace, SessionName),
+    /// The slot's counter of session numbers; never goes back.
+    Counter(Slot),
+    /// The session's head.
+    Head(SessionKey),
+    /// A run.
+    Run(SessionKey, RunId),
+    /// What one writer of a run has committed.
+    Epoch(SessionKey, RunId, RunEpoch),
+    /// Where a batch of a run stands; `n` is the batch's number modulo 256.
+    Batch(SessionKey, RunId, RunEpoch, u8),
+    /// A message.
+    Message(SessionKey, MessageId),
+    /// A part of a message.
+    Part(SessionKey, MessageId, PartId),
+    /// An input.
+    Input(SessionKey, ParticipantId, InputId),
+    /// A client key, scoped to its author.
+    Key(SessionKey, ParticipantId, Key),
+    /// Index: client keys by age, for their removal.
+    KeyAge(SessionKey, Timestamp, ParticipantId, Key),
+    /// Index: live runs, by slot first so that a shard can be split.
+    LiveRun(SessionKey, RunId),
+}
+
+/// Ranges of rows that the rules scan, in key order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum RowRange {
+    /// [`RowKey::KeyAge`] of one session, the oldest first.
+    KeyAges(SessionKey),
+    /// [`RowKey::LiveRun`] of one session.
+    LiveRuns(SessionKey),
+}
+
+/// The value of a row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Row {
+    /// See [`RowKey::Name`].
+    Name(NameRow),
+    /// See [`RowKey::Counter`]: the last number given.
+    Counter(u64),
+    /// See [`RowKey::Head`].
+    Head(HeadRow),
+    /// See [`RowKey::Run`].
+    Run(RunRow),
+    /// See [`RowKey::Epoch`].
+    Epoch(EpochRow),
+    /// See [`RowKey::Batch`].
+    Batch(BatchRow),
+    /// See [`RowKey::Message`].
+    Message(MessageRow),
+    /// See [`RowKey::Part`].
+    Part(PartRow),
+    /// See [`RowKey::Input`].
+    Input(InputRow),
+    /// See [`RowKey::Key`].
+    Key(KeyRow),
+    /// See [`RowKey::KeyAge`] and [`RowKey::LiveRun`]: the key says it all.
+    Index,
+}
+
+/// Name → number.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NameRow {
+    /// The session behind the name.
+    pub session_no: SessionNo,
+}
+
+/// The head of a session. Invariant: `trimmed ≤ tail`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeadRow {
+    /// When it was made.
+    pub created: Timestamp,
+    /// The time of its last event.
+    pub last_time: Timestamp,
+    /// The last offset.
+    pub tail: Offset,
+    /// Events up to here are gone.
+    pub trimmed: Offset,
+    /// Bytes of payload in the log.
+    pub bytes: u64,
+    /// Runs that are live.
+    pub live_runs: u32,
+    /// The day of command time that `people_today` counts, in days since 1970.
+    pub day: u32,
+    /// Inputs and signals committed on that day.
+    pub people_today: u32,
+}
+
+/// Where a run stands in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum RunState {
+    /// Its writer may write.
+    Running,
+    /// Ended well.
+    Completed,
+    /// Ended badly.
+    Failed,
+    /// Cancelled.
+    Cancelled,
+}
+
+impl RunState {
+    /// Every state.
+    pub const ALL: [Self; 4] = [
+        Self::Running,
+        Self::Completed,
+        Self::Failed,
+        Self::Cancelled,
+    ];
+
+    /// Whether the state is final.
+    pub fn is_terminal(self) -> bool {
+        self != Self::Running
+    }
+
+    /// The word on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Completed => "completed",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+        }
+    }
+
+    /// The state with this word.
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|state| state.as_str() == text)
+    }
+}
+
+/// A run. Lives as long as its session, so that a repeated end gets its first answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunRow {
+    /// Where it stands.
+    pub state: RunState,
+    /// The epoch that may write.
+    pub run_epoch: RunEpoch,
+    /// Whoever was granted it.
+    pub writer: ParticipantId,
+    /// The input that it answers.
+    pub input: Option<InputId>,
+    /// Where `run.started` stands.
+    pub started: Offset,
+    /// Where it ended (the signal, for a cancel); `None` while it is live.
+    pub ended: Option<Offset>,
+    /// The epoch's stream was ended by a refusal: only a higher epoch may write.
+    pub epoch_closed: bool,
+    /// Its open messages, in order of their start.
+    pub open_messages: Vec<MessageId>,
+    /// Its open parts, over all messages.
+    pub open_parts: u32,
+}
+
+/// What one writer of a run has committed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EpochRow {
+    /// Whoever was granted this epoch.
+    pub writer: ParticipantId,
+    /// Where the grant (`run.started`, `run.claimed`) stands.
+    pub granted: Offset,
+    /// The last committed seq.
+    pub last_seq: Seq,
+    /// Its offset; [`Offset::ZERO`] before the first.
+    pub last_offset: Offset,
+    /// Batches committed so far: the next one's row is this modulo 256.
+    pub batches: u64,
+}
+
+/// Where one batch stands: seqs and offsets run side by side from the first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BatchRow {
+    /// Its first seq.
+    pub first_seq: Seq,
+    /// Its last seq.
+    pub last_seq: Seq,
+    /// The offset of its first seq.
+    pub first_offset: Offset,
+}
+
+/// A message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MessageRow {
+    /// The run that writes it.
+    pub run: RunId,
+    /// Who speaks.
+    pub role: Role,
+    /// Where it starts.
+    pub started: Offset,
+    /// How it ended; `None` while it is open.
+    pub status: Option<MessageStatus>,
+    /// Its open parts, in order of their start.
+    pub open_parts: Vec<PartId>,
+}
+
+/// A part of a message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PartRow {
+    /// What it is.
+    pub kind: PartKind,
+    /// Whether it still takes deltas.
+    pub open: bool,
+    /// Bytes of text so far: the position of the next delta.
+    pub bytes: u64,
+    /// Deltas so far.
+    pub deltas: u64,
+}
+
+/// An input.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InputRow {
+    /// Where it stands.
+    pub offset: Offset,
+}
+
+/// A client key and what it stood for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyRow {
+    /// Hash of the body.
+    pub body_hash: u128,
+    /// Where the event stands.
+    pub offset: Offset,
+    /// The epoch that was granted, for starts and claims.
+    pub run_epoch: Option<RunEpoch>,
+    /// Command time; a key counts as absent after 24 h.
+    pub time: Timestamp,
+}

@@ -1,0 +1,147 @@
+//! What an edge needs of the nodes, as a trait: [`Client`] in life, a fake in tests.
+//!
+//! Shared reading goes with the edge's own token and names the namespace; whatever a person
+//! writes goes with that person's token, which the node checks again.
+
+use everwire_client::{
+    BoxFuture, Cancelled, Client, Created, Page, Posted, SubscribeOptions, Subscriber,
+    SubscriberEvent,
+};
+use everwire_core::{
+    Code, Cursor, Draft, Key, Namespace, Offset, Refusal, RunId, SessionEpoch, SessionName,
+};
+use everwire_proto::token::Bearer;
+
+/// Which session, of which tenant. The namespace comes from a verified token.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct RoomKey {
+    /// The tenant.
+    pub namespace: Namespace,
+    /// The session.
+    pub session: SessionName,
+}
+
+/// The nodes, as an edge sees them.
+pub trait Upstream: Send + Sync + 'static {
+    /// Follows a session with the edge's own token.
+    fn subscribe(&self, key: &RoomKey, cursor: Option<Cursor>) -> Box<dyn Subscription>;
+
+    /// One page of committed events, with the edge's own token; `limit` 0 means as many as fit.
+    fn read<'a>(
+        &'a self,
+        key: &'a RoomKey,
+        session_epoch: Option<SessionEpoch>,
+        from: Offset,
+        limit: u32,
+    ) -> BoxFuture<'a, Result<Page, Refusal>>;
+
+    /// Makes a session, if its caller may.
+    fn create<'a>(
+        &'a self,
+        token: &'a Bearer,
+        session: &'a SessionName,
+    ) -> BoxFuture<'a, Result<Created, Refusal>>;
+
+    /// Sends an input or an application event of its caller.
+    fn post<'a>(
+        &'a self,
+        token: &'a Bearer,
+        session: &'a SessionName,
+        draft: Draft,
+        key: Option<Key>,
+    ) -> BoxFuture<'a, Result<Posted, Refusal>>;
+
+    /// Stops a run for its caller.
+    fn cancel<'a>(
+        &'a self,
+        token: &'a Bearer,
+        session: &'a SessionName,
+        run: &'a RunId,
+        key: Option<Key>,
+    ) -> BoxFuture<'a, Result<Cancelled, Refusal>>;
+}
+
+/// A session that is being followed. Dropping it ends the reading and nothing else.
+pub trait Subscription: Send {
+    /// What comes next. Cancel-safe.
+    fn next(&mut self) -> BoxFuture<'_, SubscriberEvent>;
+}
+
+impl Subscription for Subscriber {
+    fn next(&mut self) -> BoxFuture<'_, SubscriberEvent> {
+        Box::pin(Self::next(self))
+    }
+}
+
+impl Upstream for Client {
+    fn subscribe(&self, key: &RoomKey, cursor: Option<Cursor>) -> Box<dyn Subscription> {
+        let options = SubscribeOptions {
+            cursor,
+            namespace: Some(key.namespace.clone()),
+            ..SubscribeOptions::default()
+        };
+        Box::new(Self::subscribe(self, &key.session, options))
+    }
+
+    fn read<'a>(
+        &'a self,
+        key: &'a RoomKey,
+        session_epoch: Option<SessionEpoch>,
+        from: Offset,
+        limit: u32,
+    ) -> BoxFuture<'a, Result<Page, Refusal>> {
+        let namespace = Some(key.namespace.clone());
+        Box::pin(Self::read(
+            self,
+            &key.session,
+            session_epoch,
+            from,
+            limit,
+            namespace,
+        ))
+    }
+
+    fn create<'a>(
+        &'a self,
+        token: &'a Bearer,
+        session: &'a SessionName,
+    ) -> BoxFuture<'a, Result<Created, Refusal>> {
+        Box::pin(async move { caller(self, token).create_session(session).await })
+    }
+
+    fn post<'a>(
+        &'a self,
+        token: &'a Bearer,
+        session: &'a SessionName,
+        draft: Draft,
+        key: Option<Key>,
+    ) -> BoxFuture<'a, Result<Posted, Refusal>> {
+        Box::pin(async move { caller(self, token).post(session, draft, key).await })
+    }
+
+    fn cancel<'a>(
+        &'a self,
+        token: &'a Bearer,
+        session: &'a SessionName,
+        run: &'a RunId,
+        key: Option<Key>,
+    ) -> BoxFuture<'a, Result<Cancelled, Refusal>> {
+        Box::pin(async move { caller(self, token).cancel(session, run, key).await })
+    }
+}
+
+fn caller(client: &Client, token: &Bearer) -> Client {
+    client.with_token(token.as_str().to_owned())
+}
+
+/// A refusal of the edge's own token is the edge's trouble: its readers did nothing wrong and
+/// must not be told to stop or to get another token.
+pub(crate) fn not_the_readers_fault(refusal: Refusal) -> Refusal {
+    match refusal.code {
+        Code::Unauthenticated | Code::TokenExpired | Code::TokenRevoked | Code::Denied => {
+            tracing::error!(code = %refusal.code, "a node refused the edge's own token");
+            Refusal::new(Code::Internal, "the edge may not read from its nodes")
+        },
+        _ => refusal,
+    }
+}

@@ -1,0 +1,226 @@
+//! The storage node: gRPC services, identity, routing.
+//!
+//! Comes in: calls with a token and bytes that nobody has checked. Goes out: commands to the
+//! shards, answers and streams of committed events to callers. Never: rocksdb, openraft, a
+//! WebSocket; and a connection's end is never turned into a signal.
+
+mod answer;
+mod config;
+mod connection;
+mod context;
+mod identity;
+mod metrics;
+mod server;
+mod service;
+
+pub use config::{NodeConfig, NodeError, Tls};
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use everwire_core::NodeId;
+use everwire_core::limits::DRAIN_WITHIN;
+use everwire_proto::token::Verifier;
+use everwire_shard::{Identity, OpenOptions, ShardHandle, ShardSet, ShardSetConfig, Store};
+use prometheus_client::registry::Registry;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
+
+use crate::context::Context;
+use crate::metrics::Metrics;
+
+/// How long a stopped node waits for the last task that holds its disk, and how often it looks.
+const RELEASE_WITHIN: Duration = Duration::from_secs(2);
+const RELEASE_AGAIN_AFTER: Duration = Duration::from_millis(2);
+
+/// A running storage node.
+pub struct Node {
+    grpc_addr: SocketAddr,
+    context: Arc<Context>,
+    health: HealthReporter,
+    /// Cuts the connections that are left when the node's time to drain is over.
+    cut: CancellationToken,
+    /// Serves until the context drains and every connection has ended.
+    server: JoinHandle<()>,
+}
+
+impl Node {
+    /// Opens the data directory, waits until every shard has a leader and has recovered, and
+    /// serves.
+    pub async fn start(mut config: NodeConfig) -> Result<Self, NodeError> {
+        // What can be refused without touching the disk comes first.
+        let verifier = Verifier::new(&config.auth_key)
+            .map_err(|error| NodeError::AuthKey(error.to_string()))?;
+        let listener = listen(config.grpc, config.listener.take())?;
+        let grpc_addr = local_addr(&listener, config.grpc)?;
+        if config.tls.is_none() && !config.insecure && !grpc_addr.ip().is_loopback() {
+            return Err(NodeError::InTheClear(grpc_addr));
+        }
+        let tls = config.tls.as_ref().map(server::tls).transpose()?;
+
+        // The disk, then the groups on it: nothing is served before all that was acked is back.
+        let addr = config
+            .advertise
+            .clone()
+            .unwrap_or_else(|| grpc_addr.to_string());
+        let store = open_store(&config).await?;
+        let identity = store.identity().clone();
+        let shards = ShardSet::open(
+            store,
+            ShardSetConfig {
+                addr: addr.clone(),
+                clock: Arc::clone(&config.clock),
+                on_fatal: Arc::clone(&config.on_fatal),
+            },
+        )
+        .await?;
+
+        let context = Arc::new(Context {
+            shards,
+            clock: config.clock,
+            verifier,
+            metrics: Metrics::new(),
+            draining: CancellationToken::new(),
+            cluster: identity.cluster,
+            node: identity.node,
+            addr,
+            version: config.version,
+        });
+        let cut = CancellationToken::new();
+        let health = HealthReporter::new();
+        let server = server::serve(Arc::clone(&context), listener, tls, &health, cut.clone())?;
+        server::set_health(&health, ServingStatus::Serving).await;
+        tracing::info!(addr = %grpc_addr, cluster = context.cluster, "node serves");
+        Ok(Self {
+            grpc_addr,
+            context,
+            health,
+            cut,
+            server,
+        })
+    }
+
+    /// Where gRPC is served; the real port if port 0 was asked for.
+    pub fn grpc_addr(&self) -> SocketAddr {
+        self.grpc_addr
+    }
+
+    /// Adds the node's metrics to a registry.
+    pub fn register_metrics(&self, registry: &mut Registry) {
+        self.context
+            .metrics
+            .register(registry, Arc::downgrade(&self.context));
+    }
+
+    /// Whether every shard has a leader and the node is not draining.
+    pub fn ready(&self) -> bool {
+        (self.ready_probe())()
+    }
+
+    /// Answers like [`Node::ready`] for as long as somebody keeps it: for a health endpoint.
+    pub fn ready_probe(&self) -> Arc<dyn Fn() -> bool + Send + Sync> {
+        // Weak: a probe that outlives the node must not keep its disk open.
+        let (context, server) = (Arc::downgrade(&self.context), self.server.abort_handle());
+        Arc::new(move || {
+            let led = |shard: &ShardHandle| shard.status().leader.is_some();
+            context.upgrade().is_some_and(|context| {
+                context.check_serving().is_ok()
+                    && !server.is_finished()
+                    && context.shards.shards().iter().all(led)
+            })
+        })
+    }
+
+    /// Stops: tells health watchers, ends streams with DRAINING, lets calls in flight finish
+    /// within a deadline, then stops and flushes the shards.
+    pub async fn shutdown(self) {
+        tracing::info!(addr = %self.grpc_addr, "node stops");
+        server::set_health(&self.health, ServingStatus::NotServing).await;
+        self.context.draining.cancel();
+        // Health watchers never leave by themselves, and a stalled peer keeps its connection:
+        // past the deadline both are cut.
+        let mut server = self.server;
+        if tokio::time::timeout(DRAIN_WITHIN, &mut server)
+            .await
+            .is_err()
+        {
+            self.cut.cancel();
+            if let Err(error) = server.await {
+                tracing::error!(%error, "the server did not end well");
+            }
+        }
+        self.context.shards.shutdown().await;
+        release(self.context).await;
+    }
+}
+
+/// Lets go of the disk, so that whoever opens it next finds it free. Tasks of connections that
+/// were just cut hold the context a moment longer.
+async fn release(mut context: Arc<Context>) {
+    let until = Instant::now() + RELEASE_WITHIN;
+    loop {
+        match Arc::try_unwrap(context) {
+            // Closing the databases flushes them: never on a runtime worker.
+            Ok(context) => {
+                if let Err(error) = tokio::task::spawn_blocking(|| drop(context)).await {
+                    tracing::error!(%error, "the disk was not closed well");
+                }
+                return;
+            },
+            Err(held) if Instant::now() < until => context = held,
+            Err(_) => {
+                tracing::warn!("something still holds the disk; it is closed when that ends");
+                return;
+            },
+        }
+        tokio::time::sleep(RELEASE_AGAIN_AFTER).await;
+    }
+}
+
+fn listen(
+    addr: SocketAddr,
+    listener: Option<std::net::TcpListener>,
+) -> Result<TcpListener, NodeError> {
+    let bound = match listener {
+        Some(listener) => Ok(listener),
+        None => std::net::TcpListener::bind(addr),
+    };
+    bound
+        .and_then(|listener| {
+            listener.set_nonblocking(true)?;
+            TcpListener::from_std(listener)
+        })
+        .map_err(|source| NodeError::Listen { addr, source })
+}
+
+fn local_addr(listener: &TcpListener, addr: SocketAddr) -> Result<SocketAddr, NodeError> {
+    listener
+        .local_addr()
+        .map_err(|source| NodeError::Listen { addr, source })
+}
+
+/// Opens the data directory, or makes it: then this node is a new cluster of one.
+async fn open_store(config: &NodeConfig) -> Result<Arc<dyn Store>, NodeError> {
+    let high = u128::from(config.random.next()) << 64;
+    let minted = format!("{:032x}", high | u128::from(config.random.next()));
+    let cluster = config.cluster.clone().unwrap_or(minted);
+    let mut options = OpenOptions::new(Arc::clone(&config.on_fatal));
+    options.cluster.clone_from(&config.cluster);
+    // Only an empty directory takes this; one that exists keeps its own identity.
+    options.create = Some(Identity {
+        shards: config.shards,
+        ..Identity::new(cluster, NodeId(1))
+    });
+    let data = config.data.clone();
+    // Recovery reads the whole log tail: never on a runtime worker.
+    let opened = tokio::task::spawn_blocking(move || everwire_shard::open_store(&data, options));
+    match opened.await {
+        Ok(opened) => Ok(opened?),
+        Err(error) => Err(NodeError::Panicked(error.to_string())),
+    }
+}

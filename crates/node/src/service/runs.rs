@@ -1,0 +1,141 @@
+//! `Runs`: a run's beginning, its take-over, how it stands.
+
+use std::sync::Arc;
+
+use everwire_core::grant::Capability;
+use everwire_core::{Offset, Op, Outcome, Refusal, RunEpoch, RunId, SessionEpoch};
+use everwire_proto::{field, v1};
+use tonic::{Request, Response, Status};
+
+use crate::context::Context;
+use crate::identity::Caller;
+use crate::service::{answer, optional_key, session};
+
+/// See the module.
+pub(crate) struct Runs {
+    context: Arc<Context>,
+}
+
+/// What a start or a claim was granted.
+struct Granted {
+    session_epoch: SessionEpoch,
+    run_epoch: RunEpoch,
+    offset: Offset,
+    duplicate: bool,
+}
+
+impl Runs {
+    /// The service of a node.
+    pub(crate) fn new(context: Arc<Context>) -> Self {
+        Self { context }
+    }
+
+    async fn grant(&self, caller: &Caller, name: &str, op: Op) -> Result<Granted, Refusal> {
+        let session = session(name)?;
+        let now = self.context.clock.now();
+        let namespace = caller.writer(Capability::Run, &session, now)?;
+        let command = caller.command(namespace, session, op);
+        match self.context.propose(command).await? {
+            Outcome::RunGranted {
+                session_epoch,
+                run_epoch,
+                offset,
+                duplicate,
+            } => Ok(Granted {
+                session_epoch,
+                run_epoch,
+                offset,
+                duplicate,
+            }),
+            other => Err(Context::unexpected(&other)),
+        }
+    }
+
+    async fn start(
+        &self,
+        caller: &Caller,
+        asked: v1::StartRequest,
+    ) -> Result<v1::StartResponse, Refusal> {
+        let op = Op::StartRun {
+            run: field::name("run", &asked.run)?,
+            input: field::optional_name("input", &asked.input)?,
+            key: optional_key(&asked.key)?,
+        };
+        let granted = self.grant(caller, &asked.session, op).await?;
+        Ok(v1::StartResponse {
+            session_epoch: granted.session_epoch.to_string(),
+            run_epoch: granted.run_epoch.0,
+            offset: granted.offset.get(),
+            duplicate: granted.duplicate,
+        })
+    }
+
+    async fn claim(
+        &self,
+        caller: &Caller,
+        asked: v1::ClaimRequest,
+    ) -> Result<v1::ClaimResponse, Refusal> {
+        let op = Op::ClaimRun {
+            run: field::name("run", &asked.run)?,
+            key: optional_key(&asked.key)?,
+        };
+        let granted = self.grant(caller, &asked.session, op).await?;
+        Ok(v1::ClaimResponse {
+            session_epoch: granted.session_epoch.to_string(),
+            run_epoch: granted.run_epoch.0,
+            offset: granted.offset.get(),
+            duplicate: granted.duplicate,
+        })
+    }
+
+    async fn get(
+        &self,
+        caller: &Caller,
+        asked: v1::GetRequest,
+    ) -> Result<v1::GetResponse, Refusal> {
+        let session = session(&asked.session)?;
+        let run: RunId = field::name("run", &asked.run)?;
+        let now = self.context.clock.now();
+        // Whoever writes runs must find out where one stands, though it may not read the session.
+        let namespace = caller
+            .writer(Capability::Run, &session, now)
+            .or_else(|_| caller.reader(&session, None, now))?;
+        let shard = self.context.shard(&namespace, &session);
+        let info = shard.run(&namespace, &session, &run).await?;
+        Ok(v1::GetResponse {
+            run: info.run.to_string(),
+            state: info.state.as_str().to_owned(),
+            run_epoch: info.run_epoch.0,
+            writer: info.writer.to_string(),
+            input: info.input.map(|id| id.to_string()).unwrap_or_default(),
+            started: info.started.get(),
+            ended: info.ended.map(Offset::get),
+            last_seq: info.last_seq.0,
+            last_offset: info.last_offset.get(),
+        })
+    }
+}
+
+#[tonic::async_trait]
+impl v1::runs_server::Runs for Runs {
+    async fn start(
+        &self,
+        request: Request<v1::StartRequest>,
+    ) -> Result<Response<v1::StartResponse>, Status> {
+        answer!(self.start(request))
+    }
+
+    async fn claim(
+        &self,
+        request: Request<v1::ClaimRequest>,
+    ) -> Result<Response<v1::ClaimResponse>, Status> {
+        answer!(self.claim(request))
+    }
+
+    async fn get(
+        &self,
+        request: Request<v1::GetRequest>,
+    ) -> Result<Response<v1::GetResponse>, Status> {
+        answer!(self.get(request))
+    }
+}

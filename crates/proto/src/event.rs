@@ -1,0 +1,562 @@
+//! Events, drafts and cursors: the words of `core` and their messages in `everwire.v1`.
+//!
+//! Comes in: messages that nobody has checked. Goes out: words of `core`, or MALFORMED that
+//! names the field as `docs/protocol/edge.md` does. Never: a payload in a message.
+
+use std::borrow::Borrow;
+
+use everwire_core::Refusal;
+use everwire_core::clock::Timestamp;
+use everwire_core::event::{Author, Body, Data, Draft, Event, Raw, RunStamp};
+use everwire_core::ids::{Key, RunId};
+use everwire_core::position::{Cursor, Offset};
+use prost::Message;
+use xxhash_rust::xxh3::xxh3_128;
+
+use crate::field::{self, malformed};
+use crate::v1::draft::Body as Wire;
+use crate::{v1, words};
+
+/// The range that a delivery of events covers; `from` = `to` + 1 in a sign of life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Covered {
+    /// The first offset.
+    pub from: Offset,
+    /// The last offset.
+    pub to: Offset,
+    /// The last committed offset.
+    pub tail: Offset,
+    /// How long ago the replica heard its leader, milliseconds.
+    pub leader_seen_ms: u32,
+}
+
+/// Where a message comes from: what our own disk holds was checked when it came in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Source {
+    Wire,
+    Disk,
+}
+
+// === To the wire ===
+
+impl From<&Event> for v1::Event {
+    fn from(event: &Event) -> Self {
+        Self {
+            offset: event.offset.get(),
+            time_ms: event.time.0,
+            run: event.run.as_ref().map(|stamp| v1::RunStamp {
+                run: stamp.run.to_string(),
+                run_epoch: stamp.run_epoch.0,
+                seq: stamp.seq.map(|seq| seq.0),
+            }),
+            author: Some((&event.author).into()),
+            draft: Some(v1::Draft {
+                parent: text(event.parent.as_ref()),
+                visibility: words::visibility_to(event.visibility).into(),
+                format: event.format.clone(),
+                codec: words::codec_to(event.codec).into(),
+                raw: event.raw.as_ref().map(raw_to),
+                body: Some(body_to(&event.body)),
+            }),
+        }
+    }
+}
+
+impl From<&Draft> for v1::Draft {
+    fn from(draft: &Draft) -> Self {
+        Self {
+            parent: text(draft.parent.as_ref()),
+            visibility: words::visibility_to(draft.visibility).into(),
+            format: draft.format.clone(),
+            codec: words::codec_to(draft.codec).into(),
+            raw: draft.raw.as_ref().map(raw_to),
+            body: Some(body_to(&draft.body)),
+        }
+    }
+}
+
+impl From<&Author> for v1::Author {
+    fn from(author: &Author) -> Self {
+        Self {
+            participant: author.participant.to_string(),
+            kind: words::participant_kind_to(author.kind).into(),
+        }
+    }
+}
+
+impl From<Cursor> for v1::Cursor {
+    fn from(cursor: Cursor) -> Self {
+        Self {
+            session_epoch: text(cursor.session_epoch.as_ref()),
+            offset: cursor.offset.get(),
+        }
+    }
+}
+
+/// An optional name as text; absent is the empty string.
+pub(crate) fn text(name: Option<&impl ToString>) -> String {
+    name.map(ToString::to_string).unwrap_or_default()
+}
+
+fn raw_to(raw: &Raw) -> v1::Raw {
+    v1::Raw {
+        format: raw.format.clone(),
+        bytes: raw.bytes.clone(),
+    }
+}
+
+fn data_to(data: Option<&Data>) -> Option<v1::Data> {
+    let data = match data? {
+        Data::Json(text) => v1::data::Data::Json(text.clone()),
+        Data::Binary(bytes) => v1::data::Data::Binary(bytes.clone()),
+    };
+    Some(v1::Data { data: Some(data) })
+}
+
+fn body_to(body: &Body) -> Wire {
+    match body {
+        Body::RunStarted { input } => Wire::RunStarted(v1::RunStarted {
+            input: text(input.as_ref()),
+        }),
+        Body::RunClaimed => Wire::RunClaimed(v1::RunClaimed {}),
+        Body::RunCompleted => Wire::RunCompleted(v1::RunCompleted {}),
+        Body::RunFailed { reason } => Wire::RunFailed(v1::RunFailed {
+            reason: reason.clone(),
+        }),
+        Body::RunCancelled { cancel_offset } => Wire::RunCancelled(v1::RunCancelled {
+            cancel_offset: cancel_offset.get(),
+        }),
+        Body::MessageStart { message, role } => Wire::MessageStart(v1::MessageStart {
+            message: message.to_string(),
+            role: words::role_to(*role).into(),
+        }),
+        Body::MessageEnd { message, status } => Wire::MessageEnd(v1::MessageEnd {
+            message: message.to_string(),
+            status: words::message_status_to(*status).into(),
+        }),
+        Body::PartStart {
+            message,
+            part,
+            kind,
+            name,
+            data,
+        } => Wire::PartStart(v1::PartStart {
+            message: message.to_string(),
+            part: part.to_string(),
+            kind: words::part_kind_to(*kind).into(),
+            name: name.clone(),
+            data: data_to(data.as_ref()),
+        }),
+        Body::PartDelta {
+            message,
+            part,
+            position,
+            text,
+        } => Wire::PartDelta(v1::PartDelta {
+            message: message.to_string(),
+            part: part.to_string(),
+            position: *position,
+            text: text.clone(),
+        }),
+        Body::PartEnd {
+            message,
+            part,
+            data,
+        } => Wire::PartEnd(v1::PartEnd {
+            message: message.to_string(),
+            part: part.to_string(),
+            data: data_to(data.as_ref()),
+        }),
+        Body::Input { input, text, data } => Wire::Input(v1::Input {
+            input: input.to_string(),
+            text: text.clone(),
+            data: data_to(data.as_ref()),
+        }),
+        Body::SignalCancel { run } => Wire::SignalCancel(v1::SignalCancel {
+            run: run.to_string(),
+        }),
+        Body::App { name, data } => Wire::App(v1::App {
+            name: name.clone(),
+            data: data_to(data.as_ref()),
+        }),
+    }
+}
+
+// === From the wire ===
+
+impl TryFrom<v1::Event> for Event {
+    type Error = Refusal;
+
+    fn try_from(event: v1::Event) -> Result<Self, Refusal> {
+        event_from(event, Source::Wire)
+    }
+}
+
+/// Checks the draft's shape as well ([`Draft::check_shape`]). A `position` is dropped: the
+/// server stamps it.
+impl TryFrom<v1::Draft> for Draft {
+    type Error = Refusal;
+
+    fn try_from(draft: v1::Draft) -> Result<Self, Refusal> {
+        let mut draft = draft_from(draft, Source::Wire)?;
+        forget_position(&mut draft);
+        draft.check_shape()?;
+        Ok(draft)
+    }
+}
+
+impl TryFrom<v1::Author> for Author {
+    type Error = Refusal;
+
+    fn try_from(author: v1::Author) -> Result<Self, Refusal> {
+        Ok(Self {
+            participant: field::name("author.participant", &author.participant)?,
+            kind: words::participant_kind_from("author.kind", author.kind)?,
+        })
+    }
+}
+
+impl TryFrom<v1::Cursor> for Cursor {
+    type Error = Refusal;
+
+    fn try_from(cursor: v1::Cursor) -> Result<Self, Refusal> {
+        Ok(Self {
+            session_epoch: field::session_epoch("cursor.session_epoch", &cursor.session_epoch)?,
+            offset: field::offset("cursor.offset", cursor.offset)?,
+        })
+    }
+}
+
+/// A draft's position is the server's to stamp.
+pub(crate) fn forget_position(draft: &mut Draft) {
+    if let Body::PartDelta { position, .. } = &mut draft.body {
+        *position = 0;
+    }
+}
+
+pub(crate) fn event_from(event: v1::Event, source: Source) -> Result<Event, Refusal> {
+    let author = event
+        .author
+        .ok_or_else(|| malformed("author", "is missing"))?;
+    let draft = event.draft.ok_or_else(|| malformed("body", "is missing"))?;
+    let draft = draft_from(draft, source)?;
+    Ok(Event {
+        offset: field::offset("offset", event.offset)?,
+        time: match source {
+            Source::Wire => field::time("time", event.time_ms)?,
+            Source::Disk => Timestamp(event.time_ms),
+        },
+        run: event.run.map(stamp_from).transpose()?,
+        author: author.try_into()?,
+        parent: draft.parent,
+        visibility: draft.visibility,
+        format: draft.format,
+        codec: draft.codec,
+        body: draft.body,
+        raw: draft.raw,
+    })
+}
+
+fn stamp_from(stamp: v1::RunStamp) -> Result<RunStamp, Refusal> {
+    Ok(RunStamp {
+        run: field::name("run", &stamp.run)?,
+        run_epoch: field::run_epoch("run_epoch", stamp.run_epoch)?,
+        seq: stamp.seq.map(|seq| field::seq("seq", seq)).transpose()?,
+    })
+}
+
+pub(crate) fn draft_from(draft: v1::Draft, source: Source) -> Result<Draft, Refusal> {
+    let body = draft
+        .body
+        .ok_or_else(|| malformed("body", "is missing, or of a kind that is not known here"))?;
+    Ok(Draft {
+        parent: field::optional_name("parent", &draft.parent)?,
+        visibility: words::visibility_from("visibility", draft.visibility)?,
+        format: draft.format,
+        codec: words::codec_from("codec", draft.codec)?,
+        body: body_from(body, source)?,
+        raw: draft.raw.map(|raw| Raw {
+            format: raw.format,
+            bytes: raw.bytes,
+        }),
+    })
+}
+
+fn data_from(data: Option<v1::Data>, source: Source) -> Result<Option<Data>, Refusal> {
+    let Some(data) = data else { return Ok(None) };
+    match data.data {
+        Some(v1::data::Data::Json(text)) => {
+            if source == Source::Wire {
+                field::json("body.data", &text)?;
+            }
+            Ok(Some(Data::Json(text)))
+        },
+        Some(v1::data::Data::Binary(bytes)) => Ok(Some(Data::Binary(bytes))),
+        None => Err(malformed("body.data", "is neither json nor binary")),
+    }
+}
+
+fn body_from(body: Wire, source: Source) -> Result<Body, Refusal> {
+    Ok(match body {
+        Wire::RunStarted(body) => Body::RunStarted {
+            input: field::optional_name("body.input", &body.input)?,
+        },
+        Wire::RunClaimed(v1::RunClaimed {}) => Body::RunClaimed,
+        Wire::RunCompleted(v1::RunCompleted {}) => Body::RunCompleted,
+        Wire::RunFailed(body) => Body::RunFailed {
+            reason: body.reason,
+        },
+        Wire::RunCancelled(body) => Body::RunCancelled {
+            cancel_offset: field::offset("body.cancel_offset", body.cancel_offset)?,
+        },
+        Wire::MessageStart(body) => Body::MessageStart {
+            message: field::name("body.message", &body.message)?,
+            role: words::role_from("body.role", body.role)?,
+        },
+        Wire::MessageEnd(body) => Body::MessageEnd {
+            message: field::name("body.message", &body.message)?,
+            status: words::message_status_from("body.status", body.status)?,
+        },
+        Wire::PartStart(body) => Body::PartStart {
+            message: field::name("body.message", &body.message)?,
+            part: field::name("body.part", &body.part)?,
+            kind: words::part_kind_from("body.part_kind", body.kind)?,
+            name: body.name,
+            data: data_from(body.data, source)?,
+        },
+        Wire::PartDelta(body) => Body::PartDelta {
+            message: field::name("body.message", &body.message)?,
+            part: field::name("body.part", &body.part)?,
+            position: field::number("body.position", body.position)?,
+            text: body.text,
+        },
+        Wire::PartEnd(body) => Body::PartEnd {
+            message: field::name("body.message", &body.message)?,
+            part: field::name("body.part", &body.part)?,
+            data: data_from(body.data, source)?,
+        },
+        Wire::Input(body) => Body::Input {
+            input: field::name("body.input", &body.input)?,
+            text: body.text,
+            data: data_from(body.data, source)?,
+        },
+        Wire::SignalCancel(body) => Body::SignalCancel {
+            run: field::name("body.run", &body.run)?,
+        },
+        Wire::App(body) => Body::App {
+            name: body.name,
+            data: data_from(body.data, source)?,
+        },
+    })
+}
+
+// === Deliveries ===
+
+/// A delivery of events as a message. Takes events, references or `Arc`s of them.
+pub fn events_to_wire<E: Borrow<Event>>(range: Covered, events: &[E]) -> v1::Events {
+    v1::Events {
+        from: range.from.get(),
+        to: range.to.get(),
+        tail: range.tail.get(),
+        events: events.iter().map(|event| event.borrow().into()).collect(),
+        leader_seen_ms: range.leader_seen_ms,
+    }
+}
+
+/// A delivery of events from a message. Whether ranges follow densely is the reader's check.
+pub fn events_from_wire(events: v1::Events) -> Result<(Covered, Vec<Event>), Refusal> {
+    let range = Covered {
+        from: field::offset("from", events.from)?,
+        to: field::offset("to", events.to)?,
+        tail: field::offset("tail", events.tail)?,
+        leader_seen_ms: events.leader_seen_ms,
+    };
+    let events = events
+        .events
+        .into_iter()
+        .map(Event::try_from)
+        .collect::<Result<_, _>>()?;
+    Ok((range, events))
+}
+
+// === Posts and their hashes ===
+
+/// Checks what may be posted outside runs: an input with a key, or an `app` event.
+pub fn check_posted(draft: &Draft, key: Option<&Key>) -> Result<(), Refusal> {
+    match draft.body {
+        Body::Input { .. } if key.is_none() => {
+            Err(malformed("key", "an input needs an idempotency key"))
+        },
+        Body::Input { .. } | Body::App { .. } => Ok(()),
+        _ => Err(malformed("kind", "only input and app can be posted")),
+    }
+}
+
+/// Bytes of payload of a draft as it came, good or bad: what it costs in publish credit. The
+/// same count as [`Draft::payload_bytes`].
+pub fn payload_bytes(draft: &v1::Draft) -> usize {
+    let data = |data: &Option<v1::Data>| match data.as_ref().and_then(|data| data.data.as_ref()) {
+        Some(v1::data::Data::Json(text)) => text.len(),
+        Some(v1::data::Data::Binary(bytes)) => bytes.len(),
+        None => 0,
+    };
+    let body = match &draft.body {
+        Some(Wire::RunFailed(body)) => body.reason.len(),
+        Some(Wire::PartStart(body)) => body.name.as_ref().map_or(0, String::len) + data(&body.data),
+        Some(Wire::PartDelta(body)) => body.text.len(),
+        Some(Wire::PartEnd(body)) => data(&body.data),
+        Some(Wire::Input(body)) => body.text.len() + data(&body.data),
+        Some(Wire::App(body)) => body.name.len() + data(&body.data),
+        Some(
+            Wire::RunStarted(_)
+            | Wire::RunClaimed(_)
+            | Wire::RunCompleted(_)
+            | Wire::RunCancelled(_)
+            | Wire::MessageStart(_)
+            | Wire::MessageEnd(_)
+            | Wire::SignalCancel(_),
+        )
+        | None => 0,
+    };
+    body + draft.raw.as_ref().map_or(0, |raw| raw.bytes.len())
+}
+
+/// The hash by which a reused key's body is told from another: XXH3-128 over the draft's
+/// deterministic encoding. It is kept on disk, so it never changes.
+pub fn body_hash(draft: &Draft) -> u128 {
+    xxh3_128(&v1::Draft::from(draft).encode_to_vec())
+}
+
+/// The same for a signal: `signal.cancel` on a run.
+pub fn signal_hash(run: &RunId) -> u128 {
+    body_hash(&Draft::new(Body::SignalCancel { run: run.clone() }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use everwire_core::Code;
+
+    fn app(data: Option<v1::Data>) -> v1::Draft {
+        let name = "x".to_owned();
+        v1::Draft {
+            body: Some(Wire::App(v1::App { name, data })),
+            ..v1::Draft::default()
+        }
+    }
+
+    fn refused(draft: v1::Draft) -> (Code, String) {
+        let refusal = Draft::try_from(draft).unwrap_err();
+        let (name, _) = refusal.message.split_once(": ").unwrap();
+        (refusal.code, name.to_owned())
+    }
+
+    #[test]
+    fn unspecified_words_mean_their_default() {
+        let draft = Draft::try_from(app(None)).unwrap();
+        assert_eq!(
+            draft,
+            Draft::new(Body::App {
+                name: "x".into(),
+                data: None
+            })
+        );
+    }
+
+    #[test]
+    fn refused_fields_are_named() {
+        let malformed = |field: &str| (Code::Malformed, field.to_owned());
+        assert_eq!(refused(v1::Draft::default()), malformed("body"));
+        let neither = v1::Data { data: None };
+        assert_eq!(refused(app(Some(neither))), malformed("body.data"));
+        let json = v1::data::Data::Json("{".to_owned());
+        let data = v1::Data { data: Some(json) };
+        assert_eq!(refused(app(Some(data))), malformed("body.data"));
+        let draft = v1::Draft {
+            visibility: 7,
+            ..app(None)
+        };
+        assert_eq!(refused(draft), malformed("visibility"));
+        let start = v1::MessageStart {
+            message: "m".into(),
+            role: 0,
+        };
+        let draft = v1::Draft {
+            body: Some(Wire::MessageStart(start)),
+            ..v1::Draft::default()
+        };
+        assert_eq!(refused(draft), malformed("body.role"));
+    }
+
+    #[test]
+    fn a_drafts_position_is_dropped_and_its_size_is_checked() {
+        let delta = |position, text: String| v1::Draft {
+            body: Some(Wire::PartDelta(v1::PartDelta {
+                message: "m".into(),
+                part: "p".into(),
+                position,
+                text,
+            })),
+            ..v1::Draft::default()
+        };
+        let draft = Draft::try_from(delta(7, "x".into())).unwrap();
+        assert!(matches!(draft.body, Body::PartDelta { position: 0, .. }));
+        let refusal = Draft::try_from(delta(0, "x".repeat(300 << 10))).unwrap_err();
+        assert_eq!(refusal.code, Code::TooLarge);
+    }
+
+    #[test]
+    fn only_inputs_with_a_key_and_app_events_are_posted() {
+        let key = Key::parse("k").unwrap();
+        let input = Draft::new(Body::Input {
+            input: "i".parse().unwrap(),
+            text: String::new(),
+            data: None,
+        });
+        assert_eq!(check_posted(&input, Some(&key)), Ok(()));
+        assert!(check_posted(&input, None).is_err());
+        let app = Draft::try_from(app(None)).unwrap();
+        assert_eq!(check_posted(&app, None), Ok(()));
+        assert!(check_posted(&Draft::new(Body::RunCompleted), Some(&key)).is_err());
+    }
+
+    #[test]
+    fn a_draft_costs_the_same_before_and_after_it_is_read() {
+        let data = || Some(Data::Json("[1]".into()));
+        let (message, part) = ("m".parse().unwrap(), "p".parse().unwrap());
+        let bodies = [
+            Body::RunFailed { reason: "r".into() },
+            Body::PartEnd {
+                message,
+                part,
+                data: data(),
+            },
+            Body::Input {
+                input: "i".parse().unwrap(),
+                text: "four".into(),
+                data: data(),
+            },
+            Body::App {
+                name: "x".into(),
+                data: Some(Data::Binary(vec![0; 9].into())),
+            },
+            Body::RunCompleted,
+        ];
+        for body in bodies {
+            let draft = Draft::new(body).with_raw("f", vec![0; 5]);
+            assert_eq!(payload_bytes(&(&draft).into()), draft.payload_bytes());
+        }
+    }
+
+    #[test]
+    fn hashes_are_pinned_for_ever() {
+        let run = RunId::parse("r1").unwrap();
+        assert_eq!(signal_hash(&run), SIGNAL_R1);
+        let app = Draft::try_from(app(None)).unwrap();
+        assert_eq!(body_hash(&app), APP_X);
+    }
+
+    /// Checked against another implementation of XXH3 (PyPI xxhash).
+    const SIGNAL_R1: u128 = 0x6571_91a1_982f_f501_d43c_5f0c_141c_4d03;
+    const APP_X: u128 = 0x3328_c697_177e_2ec6_df5a_e2bd_9a15_9cc3;
+}

@@ -1,0 +1,152 @@
+//! Batches of commands: what a shard's log carries.
+
+use everwire_core::clock::Timestamp;
+use everwire_core::command::{Batch, Command, Op};
+use everwire_core::event::Draft;
+use everwire_core::position::{RunEpoch, Seq};
+
+use super::{StorageError, damaged};
+use crate::event::{Source, draft_from, text};
+use crate::field;
+use crate::storage_v1 as disk;
+use crate::storage_v1::command::Op as DiskOp;
+use crate::v1;
+
+pub(super) fn batch_to(batch: &Batch) -> disk::Batch {
+    disk::Batch {
+        stamp_ms: batch.stamp.0,
+        rules_version: batch.rules_version,
+        commands: batch.commands.iter().map(command_to).collect(),
+        timeline: batch.timeline,
+    }
+}
+
+pub(super) fn batch_from(batch: disk::Batch) -> Result<Batch, StorageError> {
+    let commands = batch.commands.into_iter().map(command_from);
+    Ok(Batch {
+        stamp: Timestamp(batch.stamp_ms),
+        rules_version: batch.rules_version,
+        timeline: batch.timeline,
+        commands: commands.collect::<Result<_, _>>()?,
+    })
+}
+
+fn command_to(command: &Command) -> disk::Command {
+    disk::Command {
+        namespace: command.namespace.to_string(),
+        session: command.session.to_string(),
+        actor: Some((&command.actor).into()),
+        may_create: command.may_create,
+        session_epoch: text(command.session_epoch.as_ref()),
+        op: Some(op_to(&command.op)),
+    }
+}
+
+fn command_from(command: disk::Command) -> Result<Command, StorageError> {
+    let actor = command
+        .actor
+        .ok_or_else(|| damaged("a command without actor"))?;
+    let op = command.op.ok_or_else(|| damaged("a command without op"))?;
+    Ok(Command {
+        namespace: field::name("namespace", &command.namespace)?,
+        session: field::name("session", &command.session)?,
+        actor: actor.try_into()?,
+        may_create: command.may_create,
+        session_epoch: field::session_epoch("session_epoch", &command.session_epoch)?,
+        op: op_from(op)?,
+    })
+}
+
+fn op_to(op: &Op) -> DiskOp {
+    match op {
+        Op::CreateSession => DiskOp::CreateSession(disk::CreateSession {}),
+        Op::DeleteSession => DiskOp::DeleteSession(disk::DeleteSession {}),
+        Op::StartRun { run, input, key } => DiskOp::StartRun(disk::StartRun {
+            run: run.to_string(),
+            input: text(input.as_ref()),
+            key: text(key.as_ref()),
+        }),
+        Op::ClaimRun { run, key } => DiskOp::ClaimRun(disk::ClaimRun {
+            run: run.to_string(),
+            key: text(key.as_ref()),
+        }),
+        Op::Publish {
+            run,
+            run_epoch,
+            first_seq,
+            drafts,
+        } => DiskOp::Publish(disk::Publish {
+            run: run.to_string(),
+            run_epoch: run_epoch.0,
+            first_seq: first_seq.0,
+            drafts: drafts.iter().map(v1::Draft::from).collect(),
+        }),
+        Op::Post {
+            draft,
+            key,
+            body_hash,
+        } => DiskOp::Post(disk::Post {
+            draft: Some(draft.into()),
+            key: text(key.as_ref()),
+            body_hash: hash_to(*body_hash),
+        }),
+        Op::Cancel {
+            run,
+            key,
+            body_hash,
+        } => DiskOp::Cancel(disk::Cancel {
+            run: run.to_string(),
+            key: key.to_string(),
+            body_hash: hash_to(*body_hash),
+        }),
+    }
+}
+
+fn op_from(op: DiskOp) -> Result<Op, StorageError> {
+    Ok(match op {
+        DiskOp::CreateSession(disk::CreateSession {}) => Op::CreateSession,
+        DiskOp::DeleteSession(disk::DeleteSession {}) => Op::DeleteSession,
+        DiskOp::StartRun(op) => Op::StartRun {
+            run: field::name("run", &op.run)?,
+            input: field::optional_name("input", &op.input)?,
+            key: field::optional_name("key", &op.key)?,
+        },
+        DiskOp::ClaimRun(op) => Op::ClaimRun {
+            run: field::name("run", &op.run)?,
+            key: field::optional_name("key", &op.key)?,
+        },
+        DiskOp::Publish(op) => Op::Publish {
+            run: field::name("run", &op.run)?,
+            run_epoch: RunEpoch(op.run_epoch),
+            first_seq: Seq(op.first_seq),
+            drafts: op.drafts.into_iter().map(draft).collect::<Result<_, _>>()?,
+        },
+        DiskOp::Post(op) => Op::Post {
+            draft: draft(op.draft.ok_or_else(|| damaged("a post without draft"))?)?,
+            key: field::optional_name("key", &op.key)?,
+            body_hash: hash_from(&op.body_hash)?,
+        },
+        DiskOp::Cancel(op) => Op::Cancel {
+            run: field::name("run", &op.run)?,
+            key: field::name("key", &op.key)?,
+            body_hash: hash_from(&op.body_hash)?,
+        },
+    })
+}
+
+/// The shape was checked before the command was proposed; a later version may have other
+/// bounds, and must still apply what is in the log.
+fn draft(draft: v1::Draft) -> Result<Draft, StorageError> {
+    Ok(draft_from(draft, Source::Disk)?)
+}
+
+pub(super) fn hash_to(hash: u128) -> bytes::Bytes {
+    bytes::Bytes::copy_from_slice(&hash.to_be_bytes())
+}
+
+pub(super) fn hash_from(bytes: &[u8]) -> Result<u128, StorageError> {
+    let bytes = bytes
+        .try_into()
+        .map_err(|_length| damaged("a hash of other than 16 bytes"))?;
+    Ok(u128::from_be_bytes(bytes))
+}

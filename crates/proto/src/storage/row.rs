@@ -1,0 +1,207 @@
+//! The rows of a session's state.
+
+use everwire_core::clock::Timestamp;
+use everwire_core::ids::{MessageId, PartId, SessionNo};
+use everwire_core::position::{Offset, RunEpoch, Seq};
+use everwire_core::row::{
+    BatchRow, EpochRow, HeadRow, InputRow, KeyRow, MessageRow, NameRow, PartRow, Row, RunRow,
+    RunState,
+};
+
+use super::command::{hash_from, hash_to};
+use super::{StorageError, damaged};
+use crate::event::text;
+use crate::storage_v1 as disk;
+use crate::storage_v1::row::Row as DiskRow;
+use crate::{field, words};
+
+pub(super) fn row_to(row: &Row) -> disk::Row {
+    let row = match row {
+        Row::Name(row) => DiskRow::Name(disk::NameRow {
+            session_no: row.session_no.0,
+        }),
+        Row::Counter(last) => DiskRow::Counter(*last),
+        Row::Head(row) => DiskRow::Head(head_to(row)),
+        Row::Run(row) => DiskRow::Run(run_to(row)),
+        Row::Epoch(row) => DiskRow::Epoch(disk::EpochRow {
+            writer: row.writer.to_string(),
+            granted: row.granted.get(),
+            last_seq: row.last_seq.0,
+            last_offset: row.last_offset.get(),
+            batches: row.batches,
+        }),
+        Row::Batch(row) => DiskRow::Batch(disk::BatchRow {
+            first_seq: row.first_seq.0,
+            last_seq: row.last_seq.0,
+            first_offset: row.first_offset.get(),
+        }),
+        Row::Message(row) => DiskRow::Message(message_to(row)),
+        Row::Part(row) => DiskRow::Part(disk::PartRow {
+            kind: unsigned(words::part_kind_to(row.kind).into()),
+            open: row.open,
+            bytes: row.bytes,
+            deltas: row.deltas,
+        }),
+        Row::Input(row) => DiskRow::Input(disk::InputRow {
+            offset: row.offset.get(),
+        }),
+        Row::Key(row) => DiskRow::Key(disk::KeyRow {
+            body_hash: hash_to(row.body_hash),
+            offset: row.offset.get(),
+            run_epoch: row.run_epoch.map_or(0, |epoch| epoch.0),
+            time_ms: row.time.0,
+        }),
+        Row::Index => DiskRow::Index(disk::IndexRow {}),
+    };
+    disk::Row { row: Some(row) }
+}
+
+pub(super) fn row_from(row: disk::Row) -> Result<Row, StorageError> {
+    Ok(
+        match row.row.ok_or_else(|| damaged("a row without kind"))? {
+            DiskRow::Name(row) => Row::Name(NameRow {
+                session_no: SessionNo(row.session_no),
+            }),
+            DiskRow::Counter(last) => Row::Counter(last),
+            DiskRow::Head(row) => Row::Head(head_from(&row)?),
+            DiskRow::Run(row) => Row::Run(run_from(row)?),
+            DiskRow::Epoch(row) => Row::Epoch(EpochRow {
+                writer: field::name("writer", &row.writer)?,
+                granted: field::offset("granted", row.granted)?,
+                last_seq: Seq(row.last_seq),
+                last_offset: field::offset("last_offset", row.last_offset)?,
+                batches: row.batches,
+            }),
+            DiskRow::Batch(row) => Row::Batch(BatchRow {
+                first_seq: Seq(row.first_seq),
+                last_seq: Seq(row.last_seq),
+                first_offset: field::offset("first_offset", row.first_offset)?,
+            }),
+            DiskRow::Message(row) => Row::Message(message_from(row)?),
+            DiskRow::Part(row) => Row::Part(PartRow {
+                kind: words::part_kind_from("kind", signed(row.kind)?)?,
+                open: row.open,
+                bytes: row.bytes,
+                deltas: row.deltas,
+            }),
+            DiskRow::Input(row) => Row::Input(InputRow {
+                offset: field::offset("offset", row.offset)?,
+            }),
+            DiskRow::Key(row) => Row::Key(KeyRow {
+                body_hash: hash_from(&row.body_hash)?,
+                offset: field::offset("offset", row.offset)?,
+                run_epoch: (row.run_epoch != 0).then_some(RunEpoch(row.run_epoch)),
+                time: Timestamp(row.time_ms),
+            }),
+            DiskRow::Index(disk::IndexRow {}) => Row::Index,
+        },
+    )
+}
+
+fn head_to(row: &HeadRow) -> disk::HeadRow {
+    disk::HeadRow {
+        created_ms: row.created.0,
+        last_ms: row.last_time.0,
+        tail: row.tail.get(),
+        trimmed: row.trimmed.get(),
+        bytes: row.bytes,
+        live_runs: row.live_runs,
+        day: row.day,
+        people_today: row.people_today,
+    }
+}
+
+fn head_from(row: &disk::HeadRow) -> Result<HeadRow, StorageError> {
+    Ok(HeadRow {
+        created: Timestamp(row.created_ms),
+        last_time: Timestamp(row.last_ms),
+        tail: field::offset("tail", row.tail)?,
+        trimmed: field::offset("trimmed", row.trimmed)?,
+        bytes: row.bytes,
+        live_runs: row.live_runs,
+        day: row.day,
+        people_today: row.people_today,
+    })
+}
+
+fn run_to(row: &RunRow) -> disk::RunRow {
+    let state = match row.state {
+        RunState::Running => disk::RunState::Running,
+        RunState::Completed => disk::RunState::Completed,
+        RunState::Failed => disk::RunState::Failed,
+        RunState::Cancelled => disk::RunState::Cancelled,
+    };
+    disk::RunRow {
+        state: state.into(),
+        run_epoch: row.run_epoch.0,
+        writer: row.writer.to_string(),
+        input: text(row.input.as_ref()),
+        started: row.started.get(),
+        ended: row.ended.map(Offset::get),
+        epoch_closed: row.epoch_closed,
+        open_messages: row.open_messages.iter().map(ToString::to_string).collect(),
+        open_parts: row.open_parts,
+    }
+}
+
+fn run_from(row: disk::RunRow) -> Result<RunRow, StorageError> {
+    let state = match row.state() {
+        disk::RunState::Running => RunState::Running,
+        disk::RunState::Completed => RunState::Completed,
+        disk::RunState::Failed => RunState::Failed,
+        disk::RunState::Cancelled => RunState::Cancelled,
+        disk::RunState::Unspecified => return Err(damaged("a run without state")),
+    };
+    let ended = row.ended.map(|ended| field::offset("ended", ended));
+    let open_messages = row.open_messages.iter();
+    Ok(RunRow {
+        state,
+        run_epoch: RunEpoch(row.run_epoch),
+        writer: field::name("writer", &row.writer)?,
+        input: field::optional_name("input", &row.input)?,
+        started: field::offset("started", row.started)?,
+        ended: ended.transpose()?,
+        epoch_closed: row.epoch_closed,
+        open_messages: open_messages
+            .map(|message| field::name::<MessageId>("open_messages", message))
+            .collect::<Result<_, _>>()?,
+        open_parts: row.open_parts,
+    })
+}
+
+fn message_to(row: &MessageRow) -> disk::MessageRow {
+    let status = row.status.map(words::message_status_to);
+    disk::MessageRow {
+        run: row.run.to_string(),
+        role: unsigned(words::role_to(row.role).into()),
+        started: row.started.get(),
+        status: status.map_or(0, |status| unsigned(status.into())),
+        open_parts: row.open_parts.iter().map(ToString::to_string).collect(),
+    }
+}
+
+fn message_from(row: disk::MessageRow) -> Result<MessageRow, StorageError> {
+    let status = match row.status {
+        0 => None,
+        number => Some(words::message_status_from("status", signed(number)?)?),
+    };
+    let open_parts = row.open_parts.iter();
+    Ok(MessageRow {
+        run: field::name("run", &row.run)?,
+        role: words::role_from("role", signed(row.role)?)?,
+        started: field::offset("started", row.started)?,
+        status,
+        open_parts: open_parts
+            .map(|part| field::name::<PartId>("open_parts", part))
+            .collect::<Result<_, _>>()?,
+    })
+}
+
+/// Enum numbers are written as `uint32` here, so that the disk does not follow the wire's enum.
+fn unsigned(number: i32) -> u32 {
+    number.unsigned_abs()
+}
+
+fn signed(number: u32) -> Result<i32, StorageError> {
+    i32::try_from(number).map_err(|_large| damaged("an enum number"))
+}

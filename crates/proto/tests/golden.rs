@@ -1,0 +1,453 @@
+//! Bytes that some version wrote are read and written the same for ever.
+//!
+//! `golden/*.bin` holds one value of each kind. `EVERWIRE_REGENERATE=1` writes the files that
+//! are missing and never touches one that is there: a change of the encoding needs a new format
+//! byte, and the old files stay.
+#![expect(clippy::unwrap_used, reason = "a helper's panic fails its test")]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+
+use bytes::Bytes;
+use everwire_core::clock::Timestamp;
+use everwire_core::command::{Batch, Command, Op};
+use everwire_core::event::{
+    Author, Body, Codec, Data, Draft, Event, MessageStatus, PartKind, ParticipantKind, Raw, Role,
+    RunStamp, Visibility,
+};
+use everwire_core::position::{Offset, RunEpoch, Seq};
+use everwire_core::row::{
+    BatchRow, EpochRow, HeadRow, InputRow, KeyRow, MessageRow, NameRow, PartRow, Row, RunRow,
+    RunState,
+};
+use everwire_core::{ParticipantId, SessionNo};
+use everwire_proto::event::{body_hash, signal_hash};
+use everwire_proto::storage::{self, StorageError};
+use everwire_proto::storage_v1 as disk;
+
+fn offset(number: u64) -> Offset {
+    Offset::new(number).unwrap()
+}
+
+fn participant() -> ParticipantId {
+    "auth0|ann@example.com".parse().unwrap()
+}
+
+fn bodies() -> Vec<Body> {
+    let json = Some(Data::Json("{\"q\": [1, \"é\"]}".into()));
+    let binary = Some(Data::Binary(Bytes::from_static(&[0, 255, 7])));
+    let (message, part) = ("m1".parse().unwrap(), "p1".parse().unwrap());
+    vec![
+        Body::RunStarted {
+            input: Some("i1".parse().unwrap()),
+        },
+        Body::RunClaimed,
+        Body::RunCompleted,
+        Body::RunFailed {
+            reason: "out of tokens".into(),
+        },
+        Body::RunCancelled {
+            cancel_offset: offset(41),
+        },
+        Body::MessageStart {
+            message,
+            role: Role::Assistant,
+        },
+        Body::MessageEnd {
+            message: "m1".parse().unwrap(),
+            status: MessageStatus::Cancelled,
+        },
+        Body::PartStart {
+            message: "m1".parse().unwrap(),
+            part,
+            kind: PartKind::ToolCall,
+            name: Some("search".into()),
+            data: json.clone(),
+        },
+        Body::PartDelta {
+            message: "m1".parse().unwrap(),
+            part: "p1".parse().unwrap(),
+            position: 300,
+            text: "Hellö".into(),
+        },
+        Body::PartEnd {
+            message: "m1".parse().unwrap(),
+            part: "p1".parse().unwrap(),
+            data: binary.clone(),
+        },
+        Body::Input {
+            input: "i1".parse().unwrap(),
+            text: "what is new?".into(),
+            data: json,
+        },
+        Body::SignalCancel {
+            run: "r1".parse().unwrap(),
+        },
+        Body::App {
+            name: "cart.changed".into(),
+            data: binary,
+        },
+    ]
+}
+
+fn event(body: Body) -> Event {
+    Event {
+        offset: offset(42),
+        time: Timestamp(1_700_000_000_042),
+        run: Some(RunStamp {
+            run: "r1".parse().unwrap(),
+            run_epoch: RunEpoch(2),
+            seq: Some(Seq(17)),
+        }),
+        author: author(),
+        parent: Some("m0".parse().unwrap()),
+        visibility: Visibility::Operators,
+        format: "everwire/1".into(),
+        codec: Codec::Sealed,
+        body,
+        raw: Some(Raw {
+            format: "openai-chat".into(),
+            bytes: Bytes::from_static(b"{}"),
+        }),
+    }
+}
+
+fn author() -> Author {
+    Author {
+        participant: participant(),
+        kind: ParticipantKind::Agent,
+    }
+}
+
+fn rows() -> Vec<(&'static str, Row)> {
+    vec![
+        (
+            "name",
+            Row::Name(NameRow {
+                session_no: SessionNo(300),
+            }),
+        ),
+        ("counter", Row::Counter(u64::MAX)),
+        ("head", Row::Head(head())),
+        ("run", Row::Run(run())),
+        (
+            "epoch",
+            Row::Epoch(EpochRow {
+                writer: participant(),
+                granted: offset(3),
+                last_seq: Seq(17),
+                last_offset: offset(42),
+                batches: 260,
+            }),
+        ),
+        (
+            "batch",
+            Row::Batch(BatchRow {
+                first_seq: Seq(9),
+                last_seq: Seq(17),
+                first_offset: offset(34),
+            }),
+        ),
+        (
+            "message",
+            Row::Message(MessageRow {
+                run: "r1".parse().unwrap(),
+                role: Role::Tool,
+                started: offset(5),
+                status: Some(MessageStatus::Incomplete),
+                open_parts: vec!["p1".parse().unwrap(), "p2".parse().unwrap()],
+            }),
+        ),
+        (
+            "part",
+            Row::Part(PartRow {
+                kind: PartKind::Reasoning,
+                open: true,
+                bytes: 300,
+                deltas: 64,
+            }),
+        ),
+        ("input", Row::Input(InputRow { offset: offset(2) })),
+        (
+            "key",
+            Row::Key(KeyRow {
+                body_hash: signal_hash(&"r1".parse().unwrap()),
+                offset: offset(41),
+                run_epoch: Some(RunEpoch(2)),
+                time: Timestamp(1_700_000_000_042),
+            }),
+        ),
+        ("index", Row::Index),
+    ]
+}
+
+fn head() -> HeadRow {
+    HeadRow {
+        created: Timestamp(1_700_000_000_000),
+        last_time: Timestamp(1_700_000_000_042),
+        tail: offset(42),
+        trimmed: offset(1),
+        bytes: 4_096,
+        live_runs: 2,
+        day: 19_675,
+        people_today: 3,
+    }
+}
+
+fn run() -> RunRow {
+    RunRow {
+        state: RunState::Cancelled,
+        run_epoch: RunEpoch(2),
+        writer: participant(),
+        input: Some("i1".parse().unwrap()),
+        started: offset(3),
+        ended: Some(offset(41)),
+        epoch_closed: true,
+        open_messages: vec!["m1".parse().unwrap()],
+        open_parts: 1,
+    }
+}
+
+fn batch() -> Batch {
+    let draft = Draft::new(bodies().remove(10));
+    let body_hash = body_hash(&draft);
+    let key = || "k1".parse().unwrap();
+    let run = || "r1".parse().unwrap();
+    let ops = [
+        Op::CreateSession,
+        Op::DeleteSession,
+        Op::StartRun {
+            run: run(),
+            input: Some("i1".parse().unwrap()),
+            key: Some(key()),
+        },
+        Op::ClaimRun {
+            run: run(),
+            key: None,
+        },
+        Op::Publish {
+            run: run(),
+            run_epoch: RunEpoch(2),
+            first_seq: Seq(9),
+            drafts: bodies().into_iter().map(Draft::new).collect(),
+        },
+        Op::Post {
+            draft,
+            key: Some(key()),
+            body_hash,
+        },
+        Op::Cancel {
+            run: run(),
+            key: key(),
+            body_hash: signal_hash(&run()),
+        },
+    ];
+    let command = |op| Command {
+        namespace: "acme".parse().unwrap(),
+        session: "chat-1".parse().unwrap(),
+        actor: author(),
+        may_create: true,
+        session_epoch: None,
+        op,
+    };
+    Batch {
+        stamp: Timestamp(1_700_000_000_042),
+        rules_version: 1,
+        timeline: 1,
+        commands: ops.into_iter().map(command).collect(),
+    }
+}
+
+fn position() -> disk::LogPosition {
+    disk::LogPosition {
+        term: 3,
+        node: 2,
+        index: 1_000,
+    }
+}
+
+fn membership() -> disk::Membership {
+    let member = |node| disk::Member {
+        node,
+        addr: format!("127.0.0.1:740{node}"),
+    };
+    disk::Membership {
+        configs: vec![
+            disk::NodeSet { nodes: vec![1, 2] },
+            disk::NodeSet { nodes: vec![2, 3] },
+        ],
+        members: vec![member(1), member(2), member(3)],
+    }
+}
+
+fn vote() -> disk::Vote {
+    disk::Vote {
+        term: 3,
+        node: 2,
+        committed: true,
+    }
+}
+
+fn applied() -> disk::Applied {
+    disk::Applied {
+        position: Some(position()),
+        membership: Some(membership()),
+        membership_position: Some(disk::LogPosition {
+            index: 900,
+            ..position()
+        }),
+        time_ms: 1_700_000_000_042,
+        rules_version: 1,
+    }
+}
+
+fn log_entry(payload: disk::log_entry::Payload) -> Vec<u8> {
+    let entry = disk::LogEntry {
+        position: Some(position()),
+        payload: Some(payload),
+    };
+    storage::encode_log_entry(&entry).into()
+}
+
+fn files_of_a_node() -> Vec<(&'static str, Vec<u8>)> {
+    let identity = disk::Identity {
+        format_version: 1,
+        cluster: "c-1".to_owned(),
+        node: 2,
+        timeline: 1,
+        shards: 16,
+    };
+    let watermark = disk::Watermark {
+        cluster: "c-1".to_owned(),
+        node: 2,
+        batch: 77,
+        votes: vec![disk::GroupVote {
+            group: 5,
+            vote: Some(vote()),
+        }],
+    };
+    let head = disk::SnapshotHead {
+        applied: Some(applied()),
+        group: 5,
+    };
+    let chunk = disk::SnapshotChunk {
+        rows: vec![disk::SnapshotRow {
+            family: 1,
+            key: Bytes::from_static(b"key"),
+            value: Bytes::from_static(b"value"),
+        }],
+    };
+    vec![
+        ("identity", storage::encode_identity(&identity).into()),
+        ("watermark", storage::encode_watermark(&watermark).into()),
+        ("snapshot-head", storage::encode_snapshot_head(&head).into()),
+        (
+            "snapshot-chunk",
+            storage::encode_snapshot_chunk(&chunk).into(),
+        ),
+    ]
+}
+
+/// One value of each kind, encoded by this version.
+fn values() -> BTreeMap<String, Vec<u8>> {
+    use disk::log_entry::Payload;
+    let mut values: BTreeMap<String, Vec<u8>> = BTreeMap::new();
+    for body in bodies() {
+        let name = format!("event-{}", body.kind().as_str().replace('.', "-"));
+        values.insert(name, storage::encode_event(&event(body)));
+    }
+    for (name, row) in rows() {
+        values.insert(format!("row-{name}"), storage::encode_row(&row));
+    }
+    let batch = storage::encode_batch(&batch());
+    let entries = [
+        ("entry-batch", Payload::Batch(batch.clone())),
+        ("entry-membership", Payload::Membership(membership())),
+        ("entry-blank", Payload::Blank(disk::Blank {})),
+    ];
+    for (name, payload) in entries {
+        values.insert(name.to_owned(), log_entry(payload));
+    }
+    let others = [
+        ("batch", batch.into()),
+        ("applied", storage::encode_applied(&applied()).into()),
+        (
+            "membership",
+            storage::encode_membership(&membership()).into(),
+        ),
+        ("position", storage::encode_log_position(&position()).into()),
+        ("vote", storage::encode_vote(&vote()).into()),
+    ];
+    for (name, value) in others.into_iter().chain(files_of_a_node()) {
+        values.insert(name.to_owned(), value);
+    }
+    values
+}
+
+/// Reads a value by its file's name and writes it again.
+fn rewrite(name: &str, bytes: &[u8]) -> Result<Vec<u8>, StorageError> {
+    let (kind, _) = name.split_once('-').unwrap_or((name, ""));
+    Ok(match kind {
+        "event" => storage::encode_event(&storage::decode_event(bytes)?),
+        "row" => storage::encode_row(&storage::decode_row(bytes)?),
+        "entry" => storage::encode_log_entry(&storage::decode_log_entry(bytes)?).into(),
+        "batch" => storage::encode_batch(&storage::decode_batch(bytes)?).into(),
+        "applied" => storage::encode_applied(&storage::decode_applied(bytes)?).into(),
+        "membership" => storage::encode_membership(&storage::decode_membership(bytes)?).into(),
+        "position" => storage::encode_log_position(&storage::decode_log_position(bytes)?).into(),
+        "vote" => storage::encode_vote(&storage::decode_vote(bytes)?).into(),
+        "identity" => storage::encode_identity(&storage::decode_identity(bytes)?).into(),
+        "watermark" => storage::encode_watermark(&storage::decode_watermark(bytes)?).into(),
+        "snapshot" if name == "snapshot-head" => {
+            storage::encode_snapshot_head(&storage::decode_snapshot_head(bytes)?).into()
+        },
+        "snapshot" => {
+            storage::encode_snapshot_chunk(&storage::decode_snapshot_chunk(bytes)?).into()
+        },
+        _ => panic!("no reader for {name}"),
+    })
+}
+
+fn folder() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
+}
+
+/// The golden files by name, after the missing ones have been written if that was asked for.
+fn golden() -> BTreeMap<String, Vec<u8>> {
+    if std::env::var_os("EVERWIRE_REGENERATE").is_some() {
+        for (name, value) in values() {
+            let path = folder().join(format!("{name}.bin"));
+            if !path.exists() {
+                fs::write(&path, &value).unwrap();
+            }
+        }
+    }
+    let files = fs::read_dir(folder()).unwrap();
+    let files = files.map(|file| {
+        let path = file.unwrap().path();
+        let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
+        (name, fs::read(&path).unwrap())
+    });
+    files.collect()
+}
+
+#[test]
+fn this_version_writes_the_golden_bytes() {
+    let golden = golden();
+    for (name, value) in values() {
+        let file = golden.get(&name);
+        assert!(
+            file == Some(&value),
+            "{name}: the encoding of what stands on disks has changed, or the file is missing: \
+             {file:?}, {value:?}"
+        );
+    }
+}
+
+#[test]
+fn every_golden_file_is_read_and_written_the_same() {
+    for (name, bytes) in golden() {
+        assert_eq!(rewrite(&name, &bytes), Ok(bytes), "{name}");
+    }
+}

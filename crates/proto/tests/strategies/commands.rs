@@ -1,0 +1,172 @@
+//! Any batch and any row.
+
+use everwire_core::clock::Timestamp;
+use everwire_core::command::{Batch, Command, Op};
+use everwire_core::ids::{Namespace, SessionNo};
+use everwire_core::position::{RunEpoch, Seq};
+use everwire_core::row::{
+    BatchRow, EpochRow, HeadRow, InputRow, KeyRow, MessageRow, NameRow, PartRow, Row, RunRow,
+};
+use proptest::collection::vec;
+use proptest::option;
+use proptest::prelude::*;
+
+use super::{
+    author, draft, message_status, name, offset, part_kind, participant, role, run_epoch,
+    run_state, session_epoch,
+};
+
+fn namespace() -> impl Strategy<Value = Namespace> {
+    "[a-z0-9-]{1,12}".prop_map(|text| text.parse().unwrap())
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let publish = (name(), any::<u32>(), any::<u64>(), vec(draft(), 0..4));
+    prop_oneof![
+        Just(Op::CreateSession),
+        Just(Op::DeleteSession),
+        (name(), option::of(name()), option::of(name()))
+            .prop_map(|(run, input, key)| Op::StartRun { run, input, key }),
+        (name(), option::of(name())).prop_map(|(run, key)| Op::ClaimRun { run, key }),
+        publish.prop_map(|(run, epoch, seq, drafts)| Op::Publish {
+            run,
+            run_epoch: RunEpoch(epoch),
+            first_seq: Seq(seq),
+            drafts
+        }),
+        (draft(), option::of(name()), any::<u128>()).prop_map(|(draft, key, body_hash)| {
+            Op::Post {
+                draft,
+                key,
+                body_hash,
+            }
+        }),
+        (name(), name(), any::<u128>()).prop_map(|(run, key, body_hash)| Op::Cancel {
+            run,
+            key,
+            body_hash
+        }),
+    ]
+}
+
+fn command() -> impl Strategy<Value = Command> {
+    let meant = option::of(session_epoch());
+    let command = (namespace(), name(), author(), any::<bool>(), meant, op());
+    command.prop_map(
+        |(namespace, session, actor, may_create, session_epoch, op)| Command {
+            namespace,
+            session,
+            actor,
+            may_create,
+            session_epoch,
+            op,
+        },
+    )
+}
+
+pub(crate) fn batch() -> impl Strategy<Value = Batch> {
+    let numbers = any::<(u64, u32, u32)>();
+    (numbers, vec(command(), 0..4)).prop_map(|((stamp, rules_version, timeline), commands)| Batch {
+        stamp: Timestamp(stamp),
+        rules_version,
+        timeline,
+        commands,
+    })
+}
+
+fn head() -> impl Strategy<Value = HeadRow> {
+    let numbers = any::<(u64, u64, u64, u32, u32, u32)>();
+    (offset(), offset(), numbers).prop_map(|(tail, trimmed, numbers)| HeadRow {
+        created: Timestamp(numbers.0),
+        last_time: Timestamp(numbers.1),
+        tail,
+        trimmed,
+        bytes: numbers.2,
+        live_runs: numbers.3,
+        day: numbers.4,
+        people_today: numbers.5,
+    })
+}
+
+fn run() -> impl Strategy<Value = RunRow> {
+    let names = (participant(), option::of(name()), vec(name(), 0..4));
+    let places = (offset(), option::of(offset()));
+    let rest = (run_state(), run_epoch(), any::<bool>(), any::<u32>());
+    (names, places, rest).prop_map(|(names, places, rest)| RunRow {
+        state: rest.0,
+        run_epoch: rest.1,
+        writer: names.0,
+        input: names.1,
+        started: places.0,
+        ended: places.1,
+        epoch_closed: rest.2,
+        open_messages: names.2,
+        open_parts: rest.3,
+    })
+}
+
+fn epoch() -> impl Strategy<Value = EpochRow> {
+    let row = (participant(), offset(), offset(), any::<(u64, u64)>());
+    row.prop_map(|(writer, granted, last_offset, numbers)| EpochRow {
+        writer,
+        granted,
+        last_seq: Seq(numbers.0),
+        last_offset,
+        batches: numbers.1,
+    })
+}
+
+fn message() -> impl Strategy<Value = MessageRow> {
+    let parts = vec(name(), 0..4);
+    let row = (
+        name(),
+        role(),
+        offset(),
+        option::of(message_status()),
+        parts,
+    );
+    row.prop_map(|(run, role, started, status, open_parts)| MessageRow {
+        run,
+        role,
+        started,
+        status,
+        open_parts,
+    })
+}
+
+/// One strategy for each kind of row.
+pub(crate) fn row() -> impl Strategy<Value = Row> {
+    let batch = (any::<(u64, u64)>(), offset());
+    let key = (any::<(u128, u64)>(), offset(), option::of(run_epoch()));
+    prop_oneof![
+        any::<u64>().prop_map(|number| Row::Name(NameRow {
+            session_no: SessionNo(number)
+        })),
+        any::<u64>().prop_map(Row::Counter),
+        head().prop_map(Row::Head),
+        run().prop_map(Row::Run),
+        epoch().prop_map(Row::Epoch),
+        batch.prop_map(|((first, last), first_offset)| Row::Batch(BatchRow {
+            first_seq: Seq(first),
+            last_seq: Seq(last),
+            first_offset
+        })),
+        message().prop_map(Row::Message),
+        (part_kind(), any::<(bool, u64, u64)>()).prop_map(|(kind, (open, bytes, deltas))| {
+            Row::Part(PartRow {
+                kind,
+                open,
+                bytes,
+                deltas,
+            })
+        }),
+        offset().prop_map(|offset| Row::Input(InputRow { offset })),
+        key.prop_map(|((body_hash, time), offset, run_epoch)| Row::Key(KeyRow {
+            body_hash,
+            offset,
+            run_epoch,
+            time: Timestamp(time)
+        })),
+        Just(Row::Index),
+    ]
+}

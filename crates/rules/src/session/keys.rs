@@ -1,0 +1,162 @@
+//! Client keys: the same key with the same body answers as the first time did, for 24 h of
+//! command time. Rows of their own, scoped to author and session.
+
+use everwire_core::limits::{KEY_TTL, STALE_KEYS_PER_COMMAND};
+use everwire_core::row::{KeyRow, Row, RowKey};
+use everwire_core::{Code, Details, InputId, Key, Offset, Refusal, RunEpoch, RunId, Timestamp};
+
+use super::Stop;
+use super::lookup::Session;
+
+/// What a key stands for. One digest over the kind of command and its body, so that a key used
+/// for a cancel cannot answer for an input. Digests are stored: the tags and the order of the
+/// parts never change.
+pub(super) enum Purpose<'a> {
+    Start(&'a RunId, Option<&'a InputId>),
+    Claim(&'a RunId),
+    /// The proposer's hash of the draft.
+    Post(u128),
+    /// The proposer's hash of the signal.
+    Cancel(&'a RunId, u128),
+}
+
+impl Purpose<'_> {
+    fn digest(&self) -> u128 {
+        match self {
+            Self::Start(run, None) => fnv(b's', &[run.as_str().as_bytes()]),
+            Self::Start(run, Some(input)) => {
+                let (run, input) = (run.as_str().as_bytes(), input.as_str().as_bytes());
+                fnv(b's', &[run, input])
+            },
+            Self::Claim(run) => fnv(b'c', &[run.as_str().as_bytes()]),
+            Self::Post(hash) => fnv(b'p', &[&hash.to_be_bytes()]),
+            Self::Cancel(run, hash) => fnv(b'x', &[run.as_str().as_bytes(), &hash.to_be_bytes()]),
+        }
+    }
+}
+
+/// FNV-1a, 128 bits, over the tag and the parts, each with its length in front. Not against an
+/// attacker: a key belongs to one author, who could only fool himself.
+fn fnv(tag: u8, parts: &[&[u8]]) -> u128 {
+    const BASIS: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
+    const PRIME: u128 = 0x0000_0000_0100_0000_0000_0000_0000_013b;
+    let step = |hash: u128, byte: &u8| (hash ^ u128::from(*byte)).wrapping_mul(PRIME);
+    let mut hash = step(BASIS, &tag);
+    for part in parts {
+        let length = u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes();
+        hash = length.iter().chain(part.iter()).fold(hash, step);
+    }
+    hash
+}
+
+fn is_stale(now: Timestamp, then: Timestamp) -> bool {
+    now.since(then) > KEY_TTL
+}
+
+impl Session<'_, '_> {
+    fn key_key(&self, key: &Key) -> RowKey {
+        RowKey::Key(self.key, self.actor.participant.clone(), key.clone())
+    }
+
+    /// What the key stood for: `None` if it is new or older than 24 h, a refusal if it stood
+    /// for another body.
+    pub(super) fn recall(
+        &mut self,
+        key: &Key,
+        purpose: &Purpose<'_>,
+    ) -> Result<Option<KeyRow>, Stop> {
+        let row_key = self.key_key(key);
+        let Some(row) = self.step.key(&row_key)? else {
+            return Ok(None);
+        };
+        if is_stale(self.step.time, row.time) {
+            return Ok(None);
+        }
+        if row.body_hash != purpose.digest() {
+            return Err(reused(row.offset, "the key was used for another body").into());
+        }
+        Ok(Some(row))
+    }
+
+    /// Remembers what a key stands for from now on, and removes a few of the oldest stale keys.
+    pub(super) fn remember(
+        &mut self,
+        key: Key,
+        purpose: &Purpose<'_>,
+        offset: Offset,
+        run_epoch: Option<RunEpoch>,
+    ) -> Result<(), Stop> {
+        let time = self.step.time;
+        for (then, author, name) in self.step.oldest_keys(self.key, STALE_KEYS_PER_COMMAND)? {
+            if !is_stale(time, then) {
+                break;
+            }
+            let age = RowKey::KeyAge(self.key, then, author.clone(), name.clone());
+            self.step.remove(age);
+            self.step.remove(RowKey::Key(self.key, author, name));
+        }
+        let row_key = self.key_key(&key);
+        // A stale key that is used again loses its old place in the index, or the removal of
+        // that would take the new row with it.
+        if let Some(old) = self.step.key(&row_key)? {
+            self.step.remove(self.age_key(old.time, key.clone()));
+        }
+        let row = KeyRow {
+            body_hash: purpose.digest(),
+            offset,
+            run_epoch,
+            time,
+        };
+        self.step.put(row_key, Row::Key(row));
+        self.step.put(self.age_key(time, key), Row::Index);
+        Ok(())
+    }
+
+    fn age_key(&self, time: Timestamp, key: Key) -> RowKey {
+        RowKey::KeyAge(self.key, time, self.actor.participant.clone(), key)
+    }
+}
+
+pub(super) fn reused(offset: Offset, message: &str) -> Refusal {
+    let details = Details {
+        offset: Some(offset),
+        ..Details::default()
+    };
+    Refusal::with(Code::KeyReused, message, details)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn digests_are_pinned_because_they_are_stored() {
+        let run = RunId::parse("r1").unwrap();
+        let input = InputId::parse("i1").unwrap();
+        let digests = [
+            Purpose::Start(&run, None).digest(),
+            Purpose::Start(&run, Some(&input)).digest(),
+            Purpose::Claim(&run).digest(),
+            Purpose::Post(7).digest(),
+            Purpose::Cancel(&run, 7).digest(),
+        ];
+        assert_eq!(digests, GOLDEN);
+    }
+
+    /// Computed by an implementation of our own in Python (12 lines, from the FNV text).
+    const GOLDEN: [u128; 5] = [
+        0x8472_27f3_07af_2033_f568_9e2a_9237_0c81,
+        0x3e7c_7cc8_f611_f3f3_005c_52e0_a2d7_bedd,
+        0xdb03_5bcb_5b0b_dc26_d83f_0d4d_e806_3051,
+        0x665f_31e4_3566_808e_91cf_0a09_6629_ed4e,
+        0x7d82_6c92_0275_b6d9_a97c_6356_5e0a_4751,
+    ];
+
+    #[test]
+    fn a_key_counts_for_24_hours_and_no_longer() {
+        let then = Timestamp(1_000);
+        let day = 24 * 3_600 * 1_000;
+        assert!(!is_stale(Timestamp(1_000 + day), then));
+        assert!(is_stale(Timestamp(1_001 + day), then));
+    }
+}

@@ -1,0 +1,79 @@
+//! The state machine of sessions: runs, fences, dedupe, client keys, attach.
+//!
+//! [`txn`] is the door: it reads rows through a view, applies batches and collects what changed.
+//! [`resolve`] answers where a reader may start. All is pure; `docs/protocol/rules.md` holds the
+//! same as tables.
+
+mod cancel;
+mod create;
+mod dedupe;
+mod draft;
+mod keys;
+mod lookup;
+mod overlay;
+mod post;
+mod publish;
+pub mod resolve;
+mod run;
+mod seal;
+pub mod txn;
+
+use everwire_core::{Command, Op, Outcome, Refusal};
+
+use overlay::Step;
+use txn::ViewError;
+
+/// Why a command went no further: an answer for its sender, or the end of this replica.
+#[derive(Debug)]
+enum Stop {
+    Refused(Refusal),
+    View(ViewError),
+}
+
+impl From<Refusal> for Stop {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+impl From<ViewError> for Stop {
+    fn from(error: ViewError) -> Self {
+        Self::View(error)
+    }
+}
+
+/// Decides one command. What `step` holds afterwards is kept if the answer is `Ok`, and
+/// dropped if it is not.
+fn decide(step: &mut Step<'_>, command: Command) -> Result<Outcome, Stop> {
+    let (caller, op) = lookup::Caller::of(command);
+    match op {
+        Op::CreateSession => create::create(step, caller),
+        Op::DeleteSession => create::delete(step, &caller),
+        Op::StartRun { run, input, key } => run::start(step, caller, run, input, key),
+        Op::ClaimRun { run, key } => run::claim(step, caller, &run, key),
+        Op::Publish {
+            run,
+            run_epoch,
+            first_seq,
+            drafts,
+        } => {
+            let batch = publish::Output {
+                run,
+                run_epoch,
+                first_seq,
+                drafts,
+            };
+            publish::publish(step, caller, batch)
+        },
+        Op::Post {
+            draft,
+            key,
+            body_hash,
+        } => post::post(step, caller, draft, key, body_hash),
+        Op::Cancel {
+            run,
+            key,
+            body_hash,
+        } => cancel::cancel(step, caller, run, key, body_hash),
+    }
+}

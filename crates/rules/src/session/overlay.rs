@@ -1,0 +1,261 @@
+//! Rows as a command sees them: its own changes, over the transaction's, over the view.
+//!
+//! A [`Step`] belongs to one command; it is committed into the transaction or dropped whole, so
+//! a refused command leaves nothing. Rows that were read stay in the transaction, so a row is
+//! read from the view once.
+
+use std::collections::BTreeMap;
+
+use everwire_core::row::{
+    BatchRow, EpochRow, HeadRow, InputRow, KeyRow, MessageRow, NameRow, PartRow, Row, RowKey,
+    RowRange, RunRow, SessionKey,
+};
+use everwire_core::{Event, Key, ParticipantId, Timestamp};
+
+use super::txn::{View, ViewError};
+
+/// A row that the transaction has touched.
+pub(super) struct Loaded {
+    /// Its value; `None` where there is no row.
+    pub(super) row: Option<Row>,
+    /// Whether it differs from the view's.
+    pub(super) changed: bool,
+}
+
+/// What the transaction holds between commands.
+#[derive(Default)]
+pub(super) struct Overlay {
+    pub(super) rows: BTreeMap<RowKey, Loaded>,
+    pub(super) events: Vec<(SessionKey, Event)>,
+    pub(super) erased: Vec<SessionKey>,
+}
+
+impl Overlay {
+    /// Forgets rows and events of a deleted session: nobody may read them again, and writing
+    /// them would only give the erasure more to erase.
+    fn erase(&mut self, session: SessionKey) {
+        self.rows.retain(|key, _| owner(key) != Some(session));
+        self.events.retain(|(of, _)| *of != session);
+        self.erased.push(session);
+    }
+}
+
+/// The session that a row belongs to; `None` for rows of a slot.
+fn owner(key: &RowKey) -> Option<SessionKey> {
+    match key {
+        RowKey::Name(..) | RowKey::Counter(_) => None,
+        RowKey::Head(session)
+        | RowKey::Run(session, ..)
+        | RowKey::Epoch(session, ..)
+        | RowKey::Batch(session, ..)
+        | RowKey::Message(session, ..)
+        | RowKey::Part(session, ..)
+        | RowKey::Input(session, ..)
+        | RowKey::Key(session, ..)
+        | RowKey::KeyAge(session, ..)
+        | RowKey::LiveRun(session, ..) => Some(*session),
+    }
+}
+
+/// One command's reads and changes.
+pub(super) struct Step<'t> {
+    view: &'t dyn View,
+    overlay: &'t mut Overlay,
+    /// Changes of this command, not yet part of the transaction.
+    rows: BTreeMap<RowKey, Option<Row>>,
+    events: Vec<(SessionKey, Event)>,
+    erase: Option<SessionKey>,
+    /// Command time.
+    pub(super) time: Timestamp,
+    /// The cluster's timeline.
+    pub(super) timeline: u32,
+}
+
+/// Typed reads: a row of another kind under a key is damage, never skipped.
+macro_rules! read {
+    ($(#[$doc:meta])* $name:ident, $variant:ident, $type:ty) => {
+        $(#[$doc])*
+        pub(super) fn $name(&mut self, key: &RowKey) -> Result<Option<$type>, ViewError> {
+            match self.get(key)? {
+                None => Ok(None),
+                Some(Row::$variant(row)) => Ok(Some(row.clone())),
+                Some(_) => Err(damaged(key)),
+            }
+        }
+    };
+}
+
+fn damaged(key: &RowKey) -> ViewError {
+    ViewError(format!("another kind of row under {key:?}"))
+}
+
+impl<'t> Step<'t> {
+    pub(super) fn new(
+        view: &'t dyn View,
+        overlay: &'t mut Overlay,
+        time: Timestamp,
+        timeline: u32,
+    ) -> Self {
+        Self {
+            view,
+            overlay,
+            rows: BTreeMap::new(),
+            events: Vec::new(),
+            erase: None,
+            time,
+            timeline,
+        }
+    }
+
+    /// Drops what this command has changed so far.
+    pub(super) fn discard(&mut self) {
+        self.rows.clear();
+        self.events.clear();
+        self.erase = None;
+    }
+
+    /// Makes this command's changes part of the transaction.
+    pub(super) fn commit(self) {
+        let changed = self.rows.into_iter().map(|(key, row)| {
+            let changed = true;
+            (key, Loaded { row, changed })
+        });
+        self.overlay.rows.extend(changed);
+        self.overlay.events.extend(self.events);
+        if let Some(session) = self.erase {
+            self.overlay.erase(session);
+        }
+    }
+
+    fn get(&mut self, key: &RowKey) -> Result<Option<&Row>, ViewError> {
+        if let Some(row) = self.rows.get(key) {
+            return Ok(row.as_ref());
+        }
+        if !self.overlay.rows.contains_key(key) {
+            let row = self.view.get(key)?;
+            let changed = false;
+            let loaded = Loaded { row, changed };
+            self.overlay.rows.insert(key.clone(), loaded);
+        }
+        let loaded = self.overlay.rows.get(key);
+        Ok(loaded.and_then(|loaded| loaded.row.as_ref()))
+    }
+
+    read!(
+        /// A session's number by its name.
+        name, Name, NameRow
+    );
+    read!(
+        /// The last session number of a slot.
+        counter, Counter, u64
+    );
+    read!(
+        /// A session's head.
+        head, Head, HeadRow
+    );
+    read!(
+        /// A run.
+        run, Run, RunRow
+    );
+    read!(
+        /// What one writer of a run has committed.
+        epoch, Epoch, EpochRow
+    );
+    read!(
+        /// Where a batch stands.
+        batch, Batch, BatchRow
+    );
+    read!(
+        /// A message.
+        message, Message, MessageRow
+    );
+    read!(
+        /// A part.
+        part, Part, PartRow
+    );
+    read!(
+        /// An input.
+        input, Input, InputRow
+    );
+    read!(
+        /// A client key.
+        key, Key, KeyRow
+    );
+
+    /// A part, to be changed in place: the one row that each delta writes.
+    pub(super) fn part_mut(&mut self, key: &RowKey) -> Result<Option<&mut PartRow>, ViewError> {
+        if !self.rows.contains_key(key) {
+            let Some(part) = self.part(key)? else {
+                return Ok(None);
+            };
+            self.put(key.clone(), Row::Part(part));
+        }
+        match self.rows.get_mut(key) {
+            Some(Some(Row::Part(part))) => Ok(Some(part)),
+            Some(Some(_)) => Err(damaged(key)),
+            Some(None) | None => Ok(None),
+        }
+    }
+
+    pub(super) fn put(&mut self, key: RowKey, row: Row) {
+        self.rows.insert(key, Some(row));
+    }
+
+    pub(super) fn remove(&mut self, key: RowKey) {
+        self.rows.insert(key, None);
+    }
+
+    pub(super) fn emit(&mut self, session: SessionKey, event: Event) {
+        self.events.push((session, event));
+    }
+
+    /// Marks a session as deleted: on commit its rows and events of this transaction go too.
+    pub(super) fn erase(&mut self, session: SessionKey) {
+        self.erase = Some(session);
+    }
+
+    /// The oldest client keys of a session, at most `limit`, oldest first. Sees what earlier
+    /// commands of the transaction did, and not this one: ask before writing keys.
+    pub(super) fn oldest_keys(
+        &self,
+        session: SessionKey,
+        limit: usize,
+    ) -> Result<Vec<(Timestamp, ParticipantId, Key)>, ViewError> {
+        let ours = self.overlay.rows.range(lowest_age(session)..);
+        let ours =
+            ours.take_while(|(key, _)| matches!(key, RowKey::KeyAge(of, ..) if *of == session));
+        let mut removed = 0;
+        let mut found = Vec::new();
+        for (key, loaded) in ours.filter(|(_, loaded)| loaded.changed) {
+            match loaded.row {
+                Some(_) => found.push(key.clone()),
+                None => removed += 1,
+            }
+            // What stands behind cannot be among the oldest, and a burst has thousands there.
+            if found.len() >= limit {
+                break;
+            }
+        }
+        // The view still holds what earlier commands removed, so ask for that many more.
+        let range = RowRange::KeyAges(session);
+        for key in self.view.scan(range, limit.saturating_add(removed))? {
+            if !self.overlay.rows.get(&key).is_some_and(|of| of.changed) {
+                found.push(key);
+            }
+        }
+        found.sort();
+        found.truncate(limit);
+        let parts = found.into_iter().map(|key| match key {
+            RowKey::KeyAge(of, time, author, name) if of == session => Ok((time, author, name)),
+            _ => Err(ViewError(format!("{key:?} in a scan of key ages"))),
+        });
+        parts.collect()
+    }
+}
+
+/// The key that sorts before all others: the lowest byte of its alphabet, alone.
+fn lowest_age(session: SessionKey) -> RowKey {
+    let author = ParticipantId::parse("!").expect("the lowest printable character");
+    let key = Key::parse("-").expect("the lowest character of names");
+    RowKey::KeyAge(session, Timestamp(0), author, key)
+}

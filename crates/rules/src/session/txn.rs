@@ -1,0 +1,155 @@
+//! The transaction: batches of commands over a read view, collected into one set of changes.
+
+use std::collections::BTreeMap;
+
+use everwire_core::command::Batch;
+use everwire_core::row::{Row, RowKey, RowRange, SessionKey};
+use everwire_core::{Event, Outcome, Timestamp};
+
+use super::overlay::{Overlay, Step};
+use super::{self as session, Stop};
+
+/// The newest rules that this build knows.
+pub const RULES_VERSION: u32 = 1;
+
+/// What applying may read: the shard's rows as they stood before this transaction.
+pub trait View {
+    /// The row under this key.
+    fn get(&self, key: &RowKey) -> Result<Option<Row>, ViewError>;
+
+    /// The first keys of a range, at most `limit`, in the order of [`RowKey`]: replicas that cut
+    /// batches into transactions differently agree only if this order is the same everywhere.
+    fn scan(&self, range: RowRange, limit: usize) -> Result<Vec<RowKey>, ViewError>;
+}
+
+/// A read failed, or a row was not what its key says. The process must end: skipping the
+/// command would make this replica another one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ViewError(pub String);
+
+impl std::fmt::Display for ViewError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for ViewError {}
+
+/// What a shard carries besides rows; kept beside its applied index.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ShardState {
+    /// The time of its last command.
+    pub time: Timestamp,
+    /// The rules that it applies by.
+    pub rules_version: u32,
+}
+
+impl Default for ShardState {
+    /// A shard that has applied nothing.
+    fn default() -> Self {
+        Self {
+            time: Timestamp(0),
+            rules_version: 1,
+        }
+    }
+}
+
+/// Why a batch cannot be applied at all. Both end the replica; neither is ever skipped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ApplyError {
+    /// A read failed.
+    View(ViewError),
+    /// The batch or the shard needs rules that this build does not know.
+    UnknownRules(u32),
+}
+
+impl From<ViewError> for ApplyError {
+    fn from(error: ViewError) -> Self {
+        Self::View(error)
+    }
+}
+
+impl std::fmt::Display for ApplyError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::View(error) => write!(f, "a row cannot be read: {error}"),
+            Self::UnknownRules(version) => {
+                write!(f, "rules version {version} is not known to this build")
+            },
+        }
+    }
+}
+
+impl std::error::Error for ApplyError {}
+
+/// Batches being applied: what they have changed so far, over the view.
+pub struct Txn<'v> {
+    view: &'v dyn View,
+    state: ShardState,
+    overlay: Overlay,
+}
+
+impl<'v> Txn<'v> {
+    /// Starts from the shard's rows and state as they stand.
+    pub fn new(view: &'v dyn View, state: ShardState) -> Self {
+        Self {
+            view,
+            state,
+            overlay: Overlay::default(),
+        }
+    }
+
+    /// Applies one batch; the outcomes are in the order of its commands. Takes the batch by
+    /// value, because drafts become events without being copied. After an error the transaction
+    /// is to be dropped.
+    pub fn apply(&mut self, batch: Batch) -> Result<Vec<Outcome>, ApplyError> {
+        for version in [batch.rules_version, self.state.rules_version] {
+            if !(1..=RULES_VERSION).contains(&version) {
+                return Err(ApplyError::UnknownRules(version));
+            }
+        }
+        self.state.time = self.state.time.max(batch.stamp);
+        let mut outcomes = Vec::with_capacity(batch.commands.len());
+        for command in batch.commands {
+            let (time, timeline) = (self.state.time, batch.timeline);
+            let mut step = Step::new(self.view, &mut self.overlay, time, timeline);
+            let outcome = match session::decide(&mut step, command) {
+                Ok(outcome) => {
+                    step.commit();
+                    outcome
+                },
+                Err(Stop::Refused(refusal)) => Outcome::Refused(refusal),
+                Err(Stop::View(error)) => return Err(error.into()),
+            };
+            outcomes.push(outcome);
+        }
+        Ok(outcomes)
+    }
+
+    /// What all batches changed.
+    pub fn finish(self) -> Changes {
+        let rows = self.overlay.rows.into_iter();
+        let changed = rows.filter(|(_, loaded)| loaded.changed);
+        Changes {
+            rows: changed.map(|(key, loaded)| (key, loaded.row)).collect(),
+            events: self.overlay.events,
+            erased: self.overlay.erased,
+            state: self.state,
+        }
+    }
+}
+
+/// What a transaction changed. Written in one go, or not at all.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Changes {
+    /// Rows to write, or to remove where the value is `None`. Holds none of an erased session.
+    pub rows: BTreeMap<RowKey, Option<Row>>,
+    /// New events in the order of the log; within a session their offsets are dense. Holds none
+    /// of an erased session.
+    pub events: Vec<(SessionKey, Event)>,
+    /// Sessions that were deleted: all their rows and events may go, now or later. Their
+    /// numbers never come back.
+    pub erased: Vec<SessionKey>,
+    /// The shard's state after the last batch.
+    pub state: ShardState,
+}

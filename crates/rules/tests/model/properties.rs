@@ -1,0 +1,376 @@
+//! Random sequences: the rules answer as the plain model does, keep their invariants, and do not
+//! care how batches are cut into transactions.
+
+use std::collections::BTreeMap;
+
+use everwire_core::event::{Body, MessageStatus};
+use everwire_core::row::{Row, RowKey, SessionKey};
+use everwire_core::{Event, MessageId, Outcome, PartId, RunEpoch, RunId};
+use proptest::prelude::*;
+use proptest::strategy::ValueTree;
+use proptest::test_runner::{RngAlgorithm, TestRng, TestRunner};
+
+use crate::random::{Intent, Play, sequences};
+use crate::world::{World, batch, owner};
+
+fn played(sequence: &[(Intent, u8)]) -> Play {
+    let mut play = Play::default();
+    for (intent, session) in sequence {
+        if let Some((expected, given)) = play.play(intent, *session) {
+            let (_, command) = play.sent.last().expect("it was just sent");
+            assert_eq!(given, expected, "to {command:#?}");
+        }
+    }
+    play
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 120, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_rules_answer_as_the_model_does(sequence in sequences(80)) {
+        let play = played(&sequence);
+        // Same logs too, of all sessions that live.
+        let modelled: Vec<_> = play.model.living_logs().collect();
+        let mut given: Vec<_> = play.world.logs.values().map(Vec::as_slice).collect();
+        for log in modelled {
+            if !log.is_empty() {
+                let place = given.iter().position(|other| *other == log);
+                prop_assert!(place.is_some(), "no such log: {log:#?}");
+                given.remove(place.unwrap());
+            }
+        }
+        prop_assert!(given.is_empty(), "more logs than modelled: {given:#?}");
+    }
+
+    #[test]
+    fn the_invariants_hold(sequence in sequences(80)) {
+        let play = played(&sequence);
+        for log in play.world.logs.values() {
+            check_offsets(log);
+            check_runs(log);
+            check_seqs(log);
+            check_texts(log);
+        }
+        check_rows(&play.world);
+        for session in &play.model.sessions {
+            let texts = texts(&session.log);
+            for ((message, part), text) in texts {
+                prop_assert_eq!(text, session.text_of(&message, &part));
+            }
+        }
+    }
+
+    #[test]
+    fn how_batches_are_cut_into_transactions_changes_nothing(
+        sequence in sequences(80),
+        cuts in prop::collection::vec((any::<bool>(), any::<bool>()), 81),
+    ) {
+        let play = played(&sequence);
+        let mut other = World::default();
+        let mut outcomes = Vec::new();
+        // The first flag joins a command with the one before into one batch, which only commands
+        // of one time can be; the second joins a batch with the one before into one transaction.
+        let mut transaction = Vec::new();
+        for ((time, command), (same_batch, same_transaction)) in play.sent.iter().zip(cuts) {
+            match transaction.last_mut() {
+                Some(last) if same_batch && last_time(last) == *time => last.commands.push(command.clone()),
+                _ => {
+                    if !same_transaction {
+                        outcomes.extend(other.apply(std::mem::take(&mut transaction)));
+                    }
+                    transaction.push(batch(*time, vec![command.clone()]));
+                },
+            }
+        }
+        outcomes.extend(other.apply(transaction));
+        for outcome in &mut outcomes {
+            if let Outcome::Refused(refusal) = outcome {
+                refusal.message.clear();
+            }
+        }
+        prop_assert_eq!(outcomes, play.outcomes);
+        prop_assert_eq!(other, play.world);
+    }
+}
+
+/// A property over sequences that reach nothing would prove nothing.
+#[test]
+fn the_sequences_reach_every_answer() {
+    let mut runner = TestRunner::new_with_rng(
+        ProptestConfig::default(),
+        TestRng::deterministic_rng(RngAlgorithm::ChaCha),
+    );
+    let mut seen: BTreeMap<String, u32> = BTreeMap::new();
+    for _ in 0..200 {
+        let sequence = sequences(80).new_tree(&mut runner).unwrap().current();
+        for outcome in played(&sequence).outcomes {
+            *seen.entry(kind(&outcome)).or_default() += 1;
+        }
+    }
+    for (least, kinds) in [
+        (100, "granted posted committed duplicate"),
+        (
+            50,
+            "ready STALE_EPOCH WRONG_STATE MALFORMED UNKNOWN_SESSION UNKNOWN_RUN",
+        ),
+        (
+            30,
+            "half applied RUN_FENCED RUN_ENDED SEQ_GAP ALREADY_CLAIMED KEY_REUSED DENIED",
+        ),
+        (
+            8,
+            "created deleted absent inexact granted-duplicate posted-duplicate unknown_run",
+        ),
+        (3, "already_terminal applied-duplicate"),
+    ] {
+        for kind in kinds.split(' ') {
+            let count = seen.get(kind).copied().unwrap_or(0);
+            assert!(count >= least, "{kind}: {count} of {seen:?}");
+        }
+    }
+}
+
+fn kind(outcome: &Outcome) -> String {
+    let mut kind = match outcome {
+        Outcome::SessionReady { created: true, .. } => "created",
+        Outcome::SessionReady { created: false, .. } => "ready",
+        Outcome::SessionDeleted { existed: true } => "deleted",
+        Outcome::SessionDeleted { existed: false } => "absent",
+        Outcome::RunGranted { .. } => "granted",
+        Outcome::Published(published) => match (published.duplicate, published.appended) {
+            (None, _) => "committed",
+            (Some(_), Some(_)) => "half",
+            (Some(duplicate), None) if duplicate.exact => "duplicate",
+            (Some(_), None) => "inexact",
+        },
+        Outcome::Posted { .. } => "posted",
+        Outcome::Cancelled { outcome, .. } => outcome.as_str(),
+        Outcome::Refused(refusal) => refusal.code.as_str(),
+    }
+    .to_owned();
+    if let Outcome::RunGranted {
+        duplicate: true, ..
+    }
+    | Outcome::Posted {
+        duplicate: true, ..
+    }
+    | Outcome::Cancelled {
+        duplicate: true, ..
+    } = outcome
+    {
+        kind.push_str("-duplicate");
+    }
+    kind
+}
+
+fn last_time(batch: &everwire_core::command::Batch) -> u64 {
+    batch.stamp.0
+}
+
+/// Offsets are dense from 1; times never go back.
+fn check_offsets(log: &[Event]) {
+    for (expected, event) in (1..).zip(log) {
+        assert_eq!(event.offset.get(), expected);
+    }
+    assert!(log.is_sorted_by_key(|event| event.time));
+}
+
+/// Exactly one terminal event, nothing but sealing behind it; epochs in order; sealing complete.
+fn check_runs(log: &[Event]) {
+    let mut ended: BTreeMap<RunId, &Event> = BTreeMap::new();
+    let mut epochs: BTreeMap<RunId, RunEpoch> = BTreeMap::new();
+    let mut open: BTreeMap<RunId, Vec<MessageId>> = BTreeMap::new();
+    for (place, event) in log.iter().enumerate() {
+        let Some(stamp) = &event.run else { continue };
+        let run = stamp.run.clone();
+        if let Some(end) = ended.get(&run) {
+            let status = match end.body {
+                Body::RunCancelled { .. } => MessageStatus::Cancelled,
+                _ => MessageStatus::Incomplete,
+            };
+            let sealing =
+                matches!(&event.body, Body::MessageEnd { status: of, .. } if *of == status);
+            assert!(sealing, "behind the end of its run: {event:?}");
+            assert_eq!((stamp.seq, &event.author), (None, &end.author));
+        }
+        match &event.body {
+            Body::RunStarted { .. } => {
+                assert_eq!(epochs.insert(run, stamp.run_epoch), None);
+                assert_eq!(stamp.run_epoch, RunEpoch::FIRST);
+            },
+            Body::RunClaimed => {
+                let before = epochs.insert(run, stamp.run_epoch);
+                assert_eq!(before.map(RunEpoch::next), Some(stamp.run_epoch));
+            },
+            Body::RunCancelled { cancel_offset } => {
+                let signal = log.get(place - 1).expect("never the first");
+                assert_eq!(signal.offset, *cancel_offset);
+                assert_eq!(signal.body, Body::SignalCancel { run: run.clone() });
+                assert!(ended.insert(run, event).is_none(), "two ends");
+            },
+            Body::RunCompleted | Body::RunFailed { .. } => {
+                assert!(ended.insert(run, event).is_none(), "two ends");
+            },
+            Body::MessageStart { message, .. } => {
+                open.entry(run).or_default().push(message.clone());
+            },
+            Body::MessageEnd { message, .. } => {
+                let open = open.entry(run).or_default();
+                assert!(open.contains(message), "ended twice: {event:?}");
+                open.retain(|other| other != message);
+            },
+            _ => assert_eq!(
+                epochs.get(&run),
+                Some(&stamp.run_epoch),
+                "an old epoch writes"
+            ),
+        }
+    }
+    for run in ended.keys() {
+        assert!(
+            open.get(run).is_none_or(Vec::is_empty),
+            "a spinner is left in {run}"
+        );
+    }
+}
+
+/// Seqs of one (run, epoch) are dense from 1.
+fn check_seqs(log: &[Event]) {
+    let mut last: BTreeMap<(RunId, RunEpoch), u64> = BTreeMap::new();
+    for stamp in log.iter().filter_map(|event| event.run.as_ref()) {
+        let Some(seq) = stamp.seq else { continue };
+        let last = last
+            .entry((stamp.run.clone(), stamp.run_epoch))
+            .or_default();
+        assert_eq!(seq.0, *last + 1);
+        *last = seq.0;
+    }
+}
+
+/// What a reader assembles by positions alone.
+fn texts(log: &[Event]) -> BTreeMap<(MessageId, PartId), String> {
+    let mut texts: BTreeMap<_, String> = BTreeMap::new();
+    for event in log {
+        if let Body::PartDelta {
+            message,
+            part,
+            position,
+            text,
+        } = &event.body
+        {
+            let so_far = texts.entry((message.clone(), part.clone())).or_default();
+            assert_eq!(so_far.len() as u64, *position, "{event:?}");
+            so_far.push_str(text);
+        }
+    }
+    texts
+}
+
+/// Deltas stand inside their part's start and end, the part inside its message's.
+fn check_texts(log: &[Event]) {
+    let _ = texts(log);
+    let mut parts: BTreeMap<(MessageId, PartId), bool> = BTreeMap::new();
+    for event in log {
+        match &event.body {
+            Body::PartStart { message, part, .. } => {
+                assert_eq!(parts.insert((message.clone(), part.clone()), true), None);
+            },
+            Body::PartDelta { message, part, .. } => {
+                assert_eq!(parts.get(&(message.clone(), part.clone())), Some(&true));
+            },
+            Body::PartEnd { message, part, .. } => {
+                assert_eq!(
+                    parts.insert((message.clone(), part.clone()), false),
+                    Some(true)
+                );
+            },
+            Body::MessageEnd { message, .. } => {
+                for ((of, _), open) in &mut parts {
+                    *open &= of != message;
+                }
+            },
+            _ => {},
+        }
+    }
+}
+
+/// Rows agree with each other and with the log.
+fn check_rows(world: &World) {
+    for (key, row) in &world.rows {
+        match (key, row) {
+            (RowKey::Head(session), Row::Head(head)) => {
+                let log = world.logs.get(session).map_or(&[][..], Vec::as_slice);
+                assert_eq!(head.tail.get(), log.len() as u64);
+                let bytes: usize = log.iter().map(Event::payload_bytes).sum();
+                assert_eq!(head.bytes, bytes as u64);
+                assert_eq!(u64::from(head.live_runs), live_runs(world, *session));
+            },
+            (RowKey::Run(session, run), Row::Run(row)) => {
+                let index = RowKey::LiveRun(*session, run.clone());
+                assert_eq!(world.rows.contains_key(&index), !row.state.is_terminal());
+                assert_eq!(row.ended.is_some(), row.state.is_terminal());
+                check_open(world, *session, run);
+            },
+            (RowKey::KeyAge(session, time, by, name), Row::Index) => {
+                let key = RowKey::Key(*session, by.clone(), name.clone());
+                let fresh =
+                    matches!(world.rows.get(&key), Some(Row::Key(row)) if row.time == *time);
+                assert!(fresh, "an age without its key: {name}");
+            },
+            _ => {},
+        }
+        if let Some(session) = owner(key) {
+            assert!(
+                world.rows.contains_key(&RowKey::Head(session)),
+                "an orphan: {key:?}"
+            );
+        }
+    }
+    let count = |what: fn(&RowKey) -> bool| world.rows.keys().filter(|key| what(key)).count();
+    let keys = count(|key| matches!(key, RowKey::Key(..)));
+    assert_eq!(keys, count(|key| matches!(key, RowKey::KeyAge(..))));
+    let heads = count(|key| matches!(key, RowKey::Head(_)));
+    assert_eq!(heads, count(|key| matches!(key, RowKey::Name(..))));
+}
+
+fn live_runs(world: &World, session: SessionKey) -> u64 {
+    let rows = world.rows.iter();
+    let live = rows.filter(|(key, row)| {
+        owner(key) == Some(session) && matches!(row, Row::Run(run) if !run.state.is_terminal())
+    });
+    live.count() as u64
+}
+
+/// The run row, the message rows and the part rows say the same about what is open.
+fn check_open(world: &World, session: SessionKey, run: &RunId) {
+    let Some(Row::Run(run_row)) = world.rows.get(&RowKey::Run(session, run.clone())) else {
+        panic!("no row of {run}")
+    };
+    let mut parts = 0;
+    for (key, row) in &world.rows {
+        let (RowKey::Message(of, message), Row::Message(row)) = (key, row) else {
+            continue;
+        };
+        if *of != session || row.run != *run {
+            continue;
+        }
+        let open = row.status.is_none();
+        assert_eq!(run_row.open_messages.contains(message), open, "{message}");
+        for (key, part_row) in &world.rows {
+            let (RowKey::Part(of, other, part), Row::Part(part_row)) = (key, part_row) else {
+                continue;
+            };
+            if *of == session && other == message {
+                assert_eq!(
+                    row.open_parts.contains(part),
+                    part_row.open,
+                    "{message}/{part}"
+                );
+                assert!(open || !part_row.open, "{message}/{part}");
+                parts += u32::from(part_row.open);
+            }
+        }
+    }
+    assert_eq!(run_row.open_parts, parts, "{run}");
+}

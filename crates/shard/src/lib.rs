@@ -1,0 +1,33 @@
+//! Replicated groups: one Raft group per shard, `rules` applied to `store` in log order, and
+//! the committed events handed to whoever reads.
+//!
+//! In come [`Command`](everwire_core::Command)s and attach requests; out go outcomes, pages and
+//! subscriptions. This is the only crate that names openraft, and nothing of openraft leaves
+//! it: not in a signature, not on disk, not on a wire. It never sees a client's socket or token.
+//! The whole is told in docs/protocol/replication.md.
+
+mod apply;
+mod feed;
+mod group;
+mod handle;
+mod lanes;
+mod leadership;
+mod proposer;
+mod purge;
+mod raft;
+mod reads;
+mod rows;
+mod run_watch;
+mod set;
+mod subscription;
+
+pub use everwire_rules::resolve::Answer;
+pub use everwire_store::{Identity, OpenOptions, Store, StoreError};
+pub use handle::{AttachRequest, Attached, ShardHandle, ShardStatus};
+pub use lanes::Pending;
+pub use reads::{Listed, Page, RunInfo, SessionInfo};
+pub use run_watch::RunWatch;
+#[cfg(feature = "rocks")]
+pub use set::open_store;
+pub use set::{OnFatal, OpenError, ShardSet, ShardSetConfig};
+pub use subscription::{Delivery, Subscription};

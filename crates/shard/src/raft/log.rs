@@ -1,0 +1,296 @@
+//! openraft's log storage on the store's FIFO.
+//!
+//! Appends return at once and are called back after the synced write, in order; a vote is
+//! synced before it is granted; one FIFO for both (engine traps 1 and 2). Whatever waits for
+//! the disk runs on a blocking thread.
+
+use std::fmt::Debug;
+use std::io;
+use std::ops::{Bound, Range, RangeBounds};
+use std::sync::Arc;
+
+use everwire_core::limits::APPEND_BYTES_MAX;
+use everwire_store::{Done, LogRecord, Store, StoreError};
+use futures_util::stream::{self, Stream, StreamExt};
+use openraft::OptionalSend;
+use openraft::alias::LeaderIdOf;
+use openraft::entry::RaftEntry;
+use openraft::errors::LeaderChanged;
+use openraft::storage::{
+    IOFlushed, LeaderBoundedStreamError, LogState, RaftLogReader, RaftLogStorage,
+};
+use tokio::sync::oneshot;
+
+use super::codec;
+use super::machine::Alive;
+use super::tail::Tail;
+use super::types::{Entry, LogId, TypeConfig, Vote};
+
+/// The log and vote of one group. A clone reads the same log.
+#[derive(Clone)]
+pub(crate) struct Log {
+    group: u32,
+    store: Arc<dyn Store>,
+    tail: Arc<Tail>,
+    _alive: Alive,
+}
+
+/// What the store said, as openraft hears it.
+pub(crate) fn io_error(error: StoreError) -> io::Error {
+    io::Error::other(error.to_string())
+}
+
+/// Runs what waits for the disk on a thread that may wait.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, io::Error> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result.map_err(io_error),
+        Err(error) => Err(io::Error::other(error.to_string())),
+    }
+}
+
+/// A callback for the store and the place where its answer arrives.
+fn done() -> (Done, impl Future<Output = Result<(), io::Error>>) {
+    let (tx, rx) = oneshot::channel();
+    let done: Done = Box::new(move |result| {
+        // Nobody listens when the group stopped meanwhile.
+        let _ = tx.send(result);
+    });
+    let answer = async {
+        match rx.await {
+            Ok(result) => result.map_err(io_error),
+            Err(_closed) => Err(io::Error::other("the store stopped")),
+        }
+    };
+    (done, answer)
+}
+
+fn indexes(range: &impl RangeBounds<u64>) -> Range<u64> {
+    let start = match range.start_bound() {
+        Bound::Included(start) => *start,
+        Bound::Excluded(before) => before.saturating_add(1),
+        Bound::Unbounded => 0,
+    };
+    let end = match range.end_bound() {
+        Bound::Included(last) => last.saturating_add(1),
+        Bound::Excluded(end) => *end,
+        Bound::Unbounded => u64::MAX,
+    };
+    start..end
+}
+
+/// Decodes a page and checks that it has no hole. `start` is where the previous page ended, if
+/// there was one: a first page may begin later, above what is purged.
+fn decode(records: &[LogRecord], start: Option<u64>) -> Result<Vec<Entry>, io::Error> {
+    let first = records.first().map_or(0, |first| first.position.index);
+    let mut entries = Vec::with_capacity(records.len());
+    for (record, expected) in records.iter().zip(start.unwrap_or(first)..) {
+        if record.position.index != expected {
+            let found = record.position.index;
+            let what = format!("a hole in the log: index {found}, expected {expected}");
+            return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+        }
+        entries.push(codec::entry(record)?);
+    }
+    Ok(entries)
+}
+
+impl Log {
+    pub(crate) fn new(group: u32, store: Arc<dyn Store>, alive: Alive) -> Self {
+        Self {
+            group,
+            store,
+            tail: Arc::default(),
+            _alive: alive,
+        }
+    }
+
+    /// The next entries of a range: at most [`APPEND_BYTES_MAX`], at least one if there is any.
+    async fn page(&self, range: Range<u64>, goes_on: bool) -> Result<Vec<Entry>, io::Error> {
+        if range.is_empty() {
+            return Ok(Vec::new());
+        }
+        if let Some(entries) = self.tail.range(&range) {
+            return Ok(entries);
+        }
+        let (group, store) = (self.group, self.store.clone());
+        let start = goes_on.then_some(range.start);
+        let (records, last) = blocking(move || {
+            let records = store.read_log(group, range, APPEND_BYTES_MAX)?;
+            Ok((records, store.log_state(group)?.last))
+        })
+        .await?;
+        // An empty page is the log's end, or something is wrong (engine trap 4).
+        let missing = start.filter(|start| last.is_some_and(|last| last.index >= *start));
+        if let (true, Some(missing)) = (records.is_empty(), missing) {
+            let what = format!("index {missing} is missing from the log");
+            return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+        }
+        decode(&records, start)
+    }
+
+    /// The entries of a range, page by page.
+    fn pages(self, range: Range<u64>) -> impl Stream<Item = Result<Vec<Entry>, io::Error>> + Send {
+        stream::try_unfold((self, range, false), |(log, range, goes_on)| async move {
+            let entries = log.page(range.clone(), goes_on).await?;
+            let Some(last) = entries.last() else {
+                return Ok(None);
+            };
+            let rest = last.index() + 1..range.end;
+            Ok(Some((entries, (log, rest, true))))
+        })
+    }
+
+    async fn vote(&self) -> Result<Option<Vote>, io::Error> {
+        let (group, store) = (self.group, self.store.clone());
+        let record = blocking(move || store.vote(group)).await?;
+        Ok(record.map(codec::vote))
+    }
+}
+
+impl RaftLogReader<TypeConfig> for Log {
+    async fn try_get_log_entries<RB>(&mut self, range: RB) -> Result<Vec<Entry>, io::Error>
+    where
+        RB: RangeBounds<u64> + Clone + Debug + OptionalSend,
+    {
+        let mut pages = Box::pin(self.clone().pages(indexes(&range)));
+        let mut entries = Vec::new();
+        while let Some(page) = pages.next().await {
+            entries.append(&mut page?);
+        }
+        Ok(entries)
+    }
+
+    async fn read_vote(&mut self) -> Result<Option<Vote>, io::Error> {
+        self.vote().await
+    }
+
+    async fn limited_get_log_entries(
+        &mut self,
+        start: u64,
+        end: u64,
+    ) -> Result<Vec<Entry>, io::Error> {
+        self.page(start..end, false).await
+    }
+
+    // Read by apply: committed entries, each once. What has been read leaves the tail.
+    async fn entries_stream<RB>(
+        &mut self,
+        range: RB,
+    ) -> impl Stream<Item = Result<Entry, io::Error>> + OptionalSend
+    where
+        RB: RangeBounds<u64> + Clone + Debug + OptionalSend,
+    {
+        let tail = self.tail.clone();
+        let pages = Box::pin(self.clone().pages(indexes(&range)));
+        pages.flat_map(move |page| {
+            if let Some(last) = page.as_ref().ok().and_then(|page| page.last()) {
+                tail.release(last.index());
+            }
+            let (entries, error) = match page {
+                Ok(entries) => (entries, None),
+                Err(error) => (Vec::new(), Some(Err(error))),
+            };
+            stream::iter(entries.into_iter().map(Ok).chain(error))
+        })
+    }
+
+    // Read by replication: bounded pages, each fenced by the vote before and after it.
+    async fn leader_bounded_stream<RB>(
+        &mut self,
+        leader: LeaderIdOf<TypeConfig>,
+        range: RB,
+    ) -> impl Stream<Item = Result<Entry, LeaderBoundedStreamError<TypeConfig>>> + OptionalSend
+    where
+        RB: RangeBounds<u64> + Clone + Debug + OptionalSend,
+    {
+        let log = self.clone();
+        let still = move |vote: Option<Vote>| match vote {
+            Some(vote) if vote.is_committed() && vote.leader_id() == &leader => Ok(()),
+            other => Err(LeaderChanged::new(leader, other)),
+        };
+        let pages = stream::try_unfold((indexes(&range), false), move |(range, goes_on)| {
+            let log = log.clone();
+            async move {
+                still(log.vote().await?)?;
+                let entries = log.page(range.clone(), goes_on).await?;
+                still(log.vote().await?)?;
+                let Some(last) = entries.last() else {
+                    return Ok::<_, LeaderBoundedStreamError<TypeConfig>>(None);
+                };
+                let rest = last.index() + 1..range.end;
+                Ok(Some((entries, (rest, true))))
+            }
+        });
+        Box::pin(pages).flat_map(|page| {
+            let (entries, error) = match page {
+                Ok(entries) => (entries, None),
+                Err(error) => (Vec::new(), Some(Err(error))),
+            };
+            stream::iter(entries.into_iter().map(Ok).chain(error))
+        })
+    }
+}
+
+impl RaftLogStorage<TypeConfig> for Log {
+    type LogReader = Self;
+
+    async fn get_log_state(&mut self) -> Result<LogState<TypeConfig>, io::Error> {
+        let (group, store) = (self.group, self.store.clone());
+        let state = blocking(move || store.log_state(group)).await?;
+        Ok(LogState {
+            last_purged_log_id: state.purged.map(codec::log_id),
+            last_log_id: state.last.map(codec::log_id),
+        })
+    }
+
+    async fn get_log_reader(&mut self) -> Self {
+        self.clone()
+    }
+
+    async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
+        let (done, answer) = done();
+        self.store
+            .save_vote(self.group, codec::vote_record(vote), done);
+        answer.await
+    }
+
+    async fn append<I>(
+        &mut self,
+        entries: I,
+        callback: IOFlushed<TypeConfig>,
+    ) -> Result<(), io::Error>
+    where
+        I: IntoIterator<Item = Entry> + OptionalSend,
+        I::IntoIter: OptionalSend,
+    {
+        let mut records = Vec::new();
+        for entry in entries {
+            records.push(codec::record(&entry));
+            self.tail.push(entry);
+        }
+        if records.is_empty() {
+            callback.io_completed(Ok(()));
+            return Ok(());
+        }
+        let done: Done = Box::new(move |result| callback.io_completed(result.map_err(io_error)));
+        self.store.append(self.group, records, done);
+        Ok(())
+    }
+
+    async fn truncate_after(&mut self, last: Option<LogId>) -> Result<(), io::Error> {
+        let index = last.map(|last| last.index());
+        self.tail.truncate_after(index);
+        let (done, answer) = done();
+        self.store.truncate_after(self.group, index, done);
+        answer.await
+    }
+
+    async fn purge(&mut self, upto: LogId) -> Result<(), io::Error> {
+        self.tail.release(upto.index());
+        let (done, answer) = done();
+        self.store.purge(self.group, codec::position(&upto), done);
+        answer.await
+    }
+}

@@ -1,0 +1,15 @@
+//! Shards as their callers see them: commands in, offsets and subscriptions out, on a simulated
+//! disk whose plug can be pulled; and once on RocksDB.
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a helper's panic fails its test"
+)]
+
+mod admission;
+mod crash;
+mod read;
+mod rocks;
+mod stress;
+mod subscribe;
+mod support;

@@ -1,0 +1,72 @@
+//! What the engine asks of a disk: two sets of ordered keys and a watermark.
+//!
+//! The engine holds all the logic; a disk only stores. So the simulated disk and RocksDB run the
+//! same writer, the same recovery and the same snapshots, and differ only in what a crash leaves.
+
+use std::ops::ControlFlow;
+
+use crate::error::StoreError;
+use crate::identity::Home;
+use crate::layout::{Family, KeyRange, LogFamily};
+
+/// Sees keys and values in key order; breaks to end the scan.
+pub(crate) type Visit<'a> = &'a mut dyn FnMut(&[u8], &[u8]) -> Result<ControlFlow<()>, StoreError>;
+
+/// Changes that are written together or not at all, in their order.
+pub(crate) trait Batch<F>: Send {
+    /// Sets a key.
+    fn put(&mut self, family: F, key: &[u8], value: &[u8]);
+    /// Removes a key.
+    fn delete(&mut self, family: F, key: &[u8]);
+    /// Removes a range of keys.
+    fn delete_range(&mut self, family: F, range: &KeyRange);
+    /// About how many bytes it holds.
+    fn bytes(&self) -> usize;
+}
+
+/// Reads of the event DB: as it is now, or of one frozen moment.
+pub(crate) trait Reads {
+    /// The value of a key.
+    fn get(&self, family: Family, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError>;
+    /// Visits the keys of a range in order.
+    fn scan(&self, family: Family, range: &KeyRange, visit: Visit<'_>) -> Result<(), StoreError>;
+}
+
+/// A key and its value.
+pub(crate) type Pair = (Vec<u8>, Vec<u8>);
+
+/// The disk of one node.
+pub(crate) trait Disk: Home + Reads + Send + Sync + 'static {
+    /// A batch of the log DB.
+    type LogBatch: Batch<LogFamily>;
+    /// A batch of the event DB.
+    type EventBatch: Batch<Family>;
+
+    /// An empty batch of the log DB.
+    fn log_batch(&self) -> Self::LogBatch;
+    /// Writes to the log DB and syncs; after an error nothing of it may be relied on, nor tried
+    /// again.
+    fn log_write(&self, batch: Self::LogBatch) -> Result<(), StoreError>;
+    /// The value of a key of the log DB.
+    fn log_get(&self, family: LogFamily, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError>;
+    /// Visits the keys of a range of the log DB in order.
+    fn log_scan(
+        &self,
+        family: LogFamily,
+        range: &KeyRange,
+        visit: Visit<'_>,
+    ) -> Result<(), StoreError>;
+    /// The last key of a range of the log DB.
+    fn log_last(&self, family: LogFamily, range: &KeyRange) -> Result<Option<Pair>, StoreError>;
+
+    /// An empty batch of the event DB.
+    fn event_batch(&self) -> Self::EventBatch;
+    /// Writes to the event DB: visible at once, durable with the next flush.
+    fn event_write(&self, batch: Self::EventBatch) -> Result<(), StoreError>;
+    /// Makes everything written to the event DB durable: all of it, or up to some earlier batch.
+    fn event_flush(&self) -> Result<(), StoreError>;
+    /// The store is closed in good order: makes durable what can be.
+    fn close(&self);
+    /// Calls `read` with the event DB as it stands now, unmoved by later writes.
+    fn frozen(&self, read: &mut dyn FnMut(&dyn Reads));
+}

@@ -1,0 +1,185 @@
+//! The files of a data directory that are not RocksDB's: LOCK, IDENTITY, WATERMARK.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, FileExt};
+use std::path::{Path, PathBuf};
+
+use fs4::fs_std::FileExt as Lock;
+
+use crate::error::StoreError;
+use crate::identity::Home;
+use crate::watermark::{SLOT_BYTES, Side, Slots};
+
+/// A data directory that this process holds.
+pub(crate) struct Directory {
+    path: PathBuf,
+    watermark: std::sync::OnceLock<File>,
+    /// Released last, when the databases are closed.
+    _lock: File,
+}
+
+fn io_error(what: &str, path: &Path) -> impl FnOnce(io::Error) -> StoreError {
+    let what = format!("{what} {}", path.display());
+    move |error| StoreError::Io(format!("{what}: {error}"))
+}
+
+/// Makes a file's directory entry durable.
+fn sync_dir(path: &Path) -> Result<(), StoreError> {
+    File::open(path)
+        .and_then(|dir| dir.sync_all())
+        .map_err(io_error("syncing", path))
+}
+
+impl Directory {
+    /// Takes the directory for this process; makes it first if `create`.
+    pub(crate) fn lock(path: &Path, create: bool) -> Result<Self, StoreError> {
+        if !path.is_dir() {
+            if !create {
+                return Err(StoreError::Empty {
+                    path: path.display().to_string(),
+                });
+            }
+            // What people said stands in it: nobody's but its owner's.
+            let mut builder = fs::DirBuilder::new();
+            builder.recursive(true).mode(0o700);
+            builder.create(path).map_err(io_error("making", path))?;
+            if let Some(parent) = path.parent()
+                && !parent.as_os_str().is_empty()
+            {
+                sync_dir(parent)?;
+            }
+        }
+        let file = path.join("LOCK");
+        let lock = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&file)
+            .map_err(io_error("opening", &file))?;
+        match Lock::try_lock_exclusive(&lock) {
+            Ok(true) => {},
+            Ok(false) => {
+                return Err(StoreError::Locked {
+                    path: path.display().to_string(),
+                });
+            },
+            Err(error) => return Err(io_error("locking", &file)(error)),
+        }
+        Ok(Self {
+            path: path.to_path_buf(),
+            watermark: std::sync::OnceLock::new(),
+            _lock: lock,
+        })
+    }
+
+    /// The log database.
+    pub(crate) fn log(&self) -> PathBuf {
+        self.path.join("log")
+    }
+
+    /// The event database.
+    pub(crate) fn events(&self) -> PathBuf {
+        self.path.join("events")
+    }
+
+    /// Makes the databases' own entries durable.
+    pub(crate) fn sync(&self) -> Result<(), StoreError> {
+        sync_dir(&self.path)
+    }
+
+    /// Writes a file that is there whole or not at all.
+    fn write_whole(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
+        let path = self.path.join(name);
+        let part = self.path.join(format!("{name}.part"));
+        let mut file = File::create(&part).map_err(io_error("making", &part))?;
+        file.write_all(bytes).map_err(io_error("writing", &part))?;
+        file.sync_all().map_err(io_error("syncing", &part))?;
+        fs::rename(&part, &path).map_err(io_error("renaming", &part))?;
+        self.sync()
+    }
+
+    fn watermark_path(&self) -> PathBuf {
+        self.path.join("WATERMARK")
+    }
+
+    /// The watermark, open; `None` if there is none.
+    fn watermark(&self) -> Result<Option<&File>, StoreError> {
+        if let Some(file) = self.watermark.get() {
+            return Ok(Some(file));
+        }
+        let path = self.watermark_path();
+        match OpenOptions::new().read(true).write(true).open(&path) {
+            Ok(file) => Ok(Some(self.watermark.get_or_init(|| file))),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(io_error("opening", &path)(error)),
+        }
+    }
+}
+
+fn place(side: Side) -> usize {
+    match side {
+        Side::A => 0,
+        Side::B => SLOT_BYTES,
+    }
+}
+
+impl Slots for Directory {
+    fn read_slot(&self, side: Side) -> Result<Option<Vec<u8>>, StoreError> {
+        let Some(file) = self.watermark()? else {
+            return Ok(None);
+        };
+        let mut bytes = vec![0; SLOT_BYTES];
+        let mut read = 0;
+        while let Some(rest) = bytes.get_mut(read..).filter(|rest| !rest.is_empty()) {
+            match file.read_at(rest, (place(side) + read) as u64) {
+                Ok(0) => break,
+                Ok(count) => read += count,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {},
+                Err(error) => return Err(io_error("reading", &self.watermark_path())(error)),
+            }
+        }
+        bytes.truncate(read);
+        Ok(Some(bytes))
+    }
+
+    fn write_slot(&self, side: Side, bytes: &[u8]) -> Result<(), StoreError> {
+        if let Some(file) = self.watermark()? {
+            return file
+                .write_all_at(bytes, place(side) as u64)
+                .and_then(|()| file.sync_data())
+                .map_err(io_error("writing", &self.watermark_path()));
+        }
+        // Written in full, zeros included: later writes change no metadata of the file.
+        let mut whole = vec![0; 2 * SLOT_BYTES];
+        if let Some(slot) = whole.get_mut(place(side)..place(side) + bytes.len()) {
+            slot.copy_from_slice(bytes);
+        }
+        self.write_whole("WATERMARK", &whole)
+    }
+}
+
+impl Home for Directory {
+    fn path(&self) -> String {
+        self.path.display().to_string()
+    }
+
+    fn read_identity(&self) -> Result<Option<Vec<u8>>, StoreError> {
+        let path = self.path.join("IDENTITY");
+        let mut bytes = Vec::new();
+        match File::open(&path).and_then(|mut file| file.read_to_end(&mut bytes)) {
+            Ok(_) => Ok(Some(bytes)),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(io_error("reading", &path)(error)),
+        }
+    }
+
+    fn write_identity(&self, bytes: &[u8]) -> Result<(), StoreError> {
+        self.write_whole("IDENTITY", bytes)
+    }
+
+    fn has_log(&self) -> Result<bool, StoreError> {
+        let path = self.log().join("CURRENT");
+        path.try_exists().map_err(io_error("looking for", &path))
+    }
+}

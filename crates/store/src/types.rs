@@ -1,0 +1,186 @@
+//! The words of the store's contract: positions, records, votes, what is applied, options.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use everwire_core::clock::Timestamp;
+use everwire_core::event::Event;
+use everwire_core::ids::NodeId;
+use everwire_core::limits::{FLUSH_BYTES, FLUSH_EVERY, SHARDS_DEFAULT};
+use everwire_core::row::{Row, RowKey, SessionKey};
+
+use crate::error::StoreError;
+
+/// A place in a group's Raft log: which leader's entry stands at which index. Plain data; how
+/// positions compare is Raft's business.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct LogPosition {
+    /// The leader's term.
+    pub term: u64,
+    /// The leader's node id.
+    pub node: u64,
+    /// The place in the log.
+    pub index: u64,
+}
+
+impl fmt::Display for LogPosition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}.{}", self.term, self.node, self.index)
+    }
+}
+
+/// One entry of a group's log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogRecord {
+    /// Where it stands.
+    pub position: LogPosition,
+    /// An encoded `storage.v1.LogEntry`; opaque here.
+    pub bytes: Bytes,
+}
+
+/// A group's vote.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct VoteRecord {
+    /// The term voted in.
+    pub term: u64,
+    /// Who got it.
+    pub node: u64,
+    /// Whether a majority granted it.
+    pub committed: bool,
+}
+
+/// The two ends of a group's log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LogState {
+    /// The last entry that was purged.
+    pub purged: Option<LogPosition>,
+    /// The last entry, or `purged` when none is left.
+    pub last: Option<LogPosition>,
+}
+
+/// What a group has applied; written in the batch of the rows and events that it covers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Applied {
+    /// The last applied entry.
+    pub position: LogPosition,
+    /// The last membership: an encoded `storage.v1.Membership`; empty before the first.
+    pub membership: Bytes,
+    /// Where it stands; `None` before the first.
+    pub membership_position: Option<LogPosition>,
+    /// Command time of the last command.
+    pub time: Timestamp,
+    /// The rules that the group's state speaks.
+    pub rules_version: u32,
+}
+
+/// What applying some entries changed. Written whole or not at all.
+#[derive(Clone, Debug)]
+pub struct ApplyWrite {
+    /// Changed rows; `None` removes.
+    pub rows: BTreeMap<RowKey, Option<Row>>,
+    /// New events.
+    pub events: Vec<(SessionKey, Arc<Event>)>,
+    /// Deleted sessions: all their rows and events go, those of this write included. Their name
+    /// rows and slot counters are ordinary changes in `rows`.
+    pub erased: Vec<SessionKey>,
+    /// What the group has applied with this write.
+    pub applied: Applied,
+}
+
+/// Whose directory this is. Written once, before anything else is acked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The cluster's id, minted once.
+    pub cluster: String,
+    /// This node.
+    pub node: NodeId,
+    /// Rises at every restore and unsafe recovery; half of every `session_epoch`.
+    pub timeline: u32,
+    /// Shards of the cluster.
+    pub shards: u32,
+}
+
+/// Called once when a write or sync failed, or when a bound was broken: the binary ends the
+/// process. It may be called from any thread and must not call the store.
+pub type OnFatal = Arc<dyn Fn(&str) + Send + Sync>;
+
+/// Called when an operation of the log's FIFO is durable, or will never be.
+///
+/// Runs on the writer's thread (simulated store: on the thread that drives it), in the order of
+/// the operations of its group. It must not wait; it may call the store's non-waiting
+/// operations (`append`, `save_vote`, `truncate_after`, `purge`).
+pub type Done = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
+
+/// How a store is opened.
+#[derive(Clone)]
+pub struct OpenOptions {
+    /// Written into an empty directory. `None`: an empty directory is refused.
+    pub create: Option<Identity>,
+    /// The cluster that the directory must belong to. `None`: any.
+    pub cluster: Option<String>,
+    /// The node that the directory must belong to. `None`: any.
+    pub node: Option<NodeId>,
+    /// See [`OnFatal`].
+    pub on_fatal: OnFatal,
+    /// Un-flushed apply that starts a flush, bytes.
+    pub flush_bytes: u64,
+    /// Age of un-flushed apply that starts a flush.
+    pub flush_every: Duration,
+    /// Whether the simulated store flushes its event DB when it is dropped. RocksDB always does.
+    pub flush_on_close: bool,
+    /// Log kept in memory per group, bytes. What is not yet synced stays in memory beyond it.
+    pub tail_bytes: usize,
+    /// Block cache of both databases together, bytes. The real store only.
+    pub cache_bytes: usize,
+    /// Memtables of both databases together, bytes. The real store only.
+    pub write_buffer_bytes: usize,
+}
+
+impl OpenOptions {
+    /// Opens what is there, whoever it belongs to.
+    pub fn new(on_fatal: OnFatal) -> Self {
+        Self {
+            create: None,
+            cluster: None,
+            node: None,
+            on_fatal,
+            flush_bytes: FLUSH_BYTES,
+            flush_every: FLUSH_EVERY,
+            flush_on_close: true,
+            tail_bytes: 2 << 20,
+            cache_bytes: 128 << 20,
+            write_buffer_bytes: 256 << 20,
+        }
+    }
+
+    /// Opens the directory of this identity's cluster and node, or makes it.
+    pub fn create(identity: Identity, on_fatal: OnFatal) -> Self {
+        Self {
+            cluster: Some(identity.cluster.clone()),
+            node: Some(identity.node),
+            create: Some(identity),
+            ..Self::new(on_fatal)
+        }
+    }
+}
+
+impl Identity {
+    /// The bytes of the file IDENTITY in a directory of this format version: for tests of what
+    /// another release wrote.
+    pub fn file_bytes(&self, format_version: u32) -> Vec<u8> {
+        crate::identity::encode(self, format_version)
+    }
+
+    /// A new directory of `cluster` and `node`: timeline 1, the default count of shards.
+    pub fn new(cluster: impl Into<String>, node: NodeId) -> Self {
+        Self {
+            cluster: cluster.into(),
+            node,
+            timeline: 1,
+            shards: SHARDS_DEFAULT,
+        }
+    }
+}

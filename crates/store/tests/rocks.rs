@@ -1,0 +1,301 @@
+//! The real store: the behaviour suite, and damage that only files can have.
+#![cfg(feature = "rocks")]
+#![expect(clippy::unwrap_used, reason = "a test: its panics are its answers")]
+
+use std::fs::{self, File, OpenOptions as FileOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+
+use everwire_store::layout::{Family, LogFamily};
+use everwire_store::rocks::RocksStore;
+use everwire_store::sim::Damage;
+use everwire_store::testing::{Bed, answer, append, at, done, options, record, suite, write_of};
+use everwire_store::{Identity, OpenOptions, Store, StoreError, VoteRecord};
+use rocksdb::{DB, IteratorMode, Options};
+use tempfile::TempDir;
+
+/// A directory that a crash copies: what a killed process leaves is what its files hold.
+struct RocksBed {
+    root: TempDir,
+    lives: AtomicU32,
+    remembered: Mutex<Option<PathBuf>>,
+}
+
+impl RocksBed {
+    fn new() -> Self {
+        Self {
+            root: tempfile::tempdir().unwrap(),
+            lives: AtomicU32::new(0),
+            remembered: Mutex::new(None),
+        }
+    }
+
+    fn dir(&self) -> PathBuf {
+        let life = self.lives.load(Ordering::SeqCst);
+        self.root.path().join(format!("life-{life}"))
+    }
+
+    /// Flips the last byte of the first or last value of a family.
+    fn flip(&self, db: &str, family: &str, last: bool) {
+        let path = self.dir().join(db);
+        let families = DB::list_cf(&Options::default(), &path).unwrap();
+        let db = DB::open_cf(&Options::default(), &path, families).unwrap();
+        let cf = db.cf_handle(family).unwrap();
+        let mode = if last {
+            IteratorMode::End
+        } else {
+            IteratorMode::Start
+        };
+        let (key, mut value) = db.iterator_cf(cf, mode).next().unwrap().unwrap();
+        *value.last_mut().unwrap() ^= 0x10;
+        db.put_cf(cf, key, value).unwrap();
+        db.flush_cf(cf).unwrap();
+    }
+}
+
+fn copy(from: &Path, to: &Path) -> io::Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy(&entry.path(), &target)?;
+        } else {
+            fs::copy(entry.path(), target)?;
+        }
+    }
+    Ok(())
+}
+
+/// Names and sizes, to tell whether a background thread worked while it was copied.
+fn listing(dir: &Path) -> Vec<(PathBuf, u64)> {
+    let mut all = Vec::new();
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        match fs::metadata(&path) {
+            Ok(meta) if meta.is_dir() => all.extend(listing(&path)),
+            Ok(meta) => all.push((path, meta.len())),
+            Err(_) => {},
+        }
+    }
+    all.sort();
+    all
+}
+
+fn flip_in_file(path: &Path, place: u64) {
+    let file = FileOptions::new()
+        .read(true)
+        .write(true)
+        .open(path)
+        .unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, place).unwrap();
+    file.write_all_at(&[byte[0] ^ 0x10], place).unwrap();
+}
+
+impl Bed for RocksBed {
+    fn open(&self, options: OpenOptions) -> Result<Arc<dyn Store>, StoreError> {
+        RocksStore::open(&self.dir(), options)
+    }
+
+    fn crash(&self, store: Arc<dyn Store>) {
+        let from = self.dir();
+        let life = self.lives.load(Ordering::SeqCst) + 1;
+        let to = self.root.path().join(format!("life-{life}"));
+        loop {
+            let before = listing(&from);
+            // RocksDB may remove a file under the copy: then it was no moment's picture.
+            if copy(&from, &to).is_ok() && before == listing(&from) {
+                break;
+            }
+            fs::remove_dir_all(&to).unwrap();
+        }
+        drop(store);
+        self.lives.store(life, Ordering::SeqCst);
+    }
+
+    fn damage(&self, what: Damage) {
+        let dir = self.dir();
+        match what {
+            Damage::LogHead => self.flip("log", LogFamily::Log.name(), false),
+            Damage::Log => self.flip("log", LogFamily::Log.name(), true),
+            Damage::Meta => self.flip("log", LogFamily::Meta.name(), false),
+            Damage::Events => self.flip("events", Family::Events.name(), true),
+            Damage::Rows => self.flip("events", Family::Rows.name(), true),
+            Damage::Applied => self.flip("events", Family::Applied.name(), true),
+            // Somewhere in the cluster's name.
+            Damage::Slot(true) => flip_in_file(&dir.join("WATERMARK"), 24),
+            Damage::Slot(false) => flip_in_file(&dir.join("WATERMARK"), (256 << 10) + 24),
+            Damage::Identity => flip_in_file(&dir.join("IDENTITY"), 9),
+        }
+    }
+
+    fn remember_log(&self) {
+        let to = self.root.path().join("remembered");
+        copy(&self.dir().join("log"), &to).unwrap();
+        *self.remembered.lock().unwrap() = Some(to);
+    }
+
+    fn restore_log(&self) {
+        let log = self.dir().join("log");
+        fs::remove_dir_all(&log).unwrap();
+        copy(self.remembered.lock().unwrap().as_ref().unwrap(), &log).unwrap();
+    }
+
+    fn set_format_version(&self, identity: &Identity, format_version: u32) {
+        let bytes = identity.file_bytes(format_version);
+        fs::write(self.dir().join("IDENTITY"), bytes).unwrap();
+    }
+}
+
+#[test]
+fn the_real_store_behaves() {
+    suite(&|| Box::new(RocksBed::new()));
+}
+
+/// Point-in-time recovery drops a bad record and all behind it without a word; the watermark
+/// says that more was synced.
+#[test]
+fn a_damaged_wal_is_quarantine() {
+    let bed = RocksBed::new();
+    let store = bed.open(options()).unwrap();
+    for index in 1..=200 {
+        append(&*store, 1, vec![record(3, index, 500)]).unwrap();
+    }
+    // A clean end of the watermark's thread; the log DB keeps its WAL either way.
+    drop(store);
+    let log = bed.dir().join("log");
+    let wal = listing(&log)
+        .into_iter()
+        .filter(|(path, _)| path.extension().is_some_and(|e| e == "log"))
+        .max_by_key(|(_, size)| *size)
+        .unwrap();
+    flip_in_file(&wal.0, 50_000);
+    let answer = bed.open(options()).map(|_| ());
+    assert!(
+        matches!(answer, Err(StoreError::Quarantine { .. })),
+        "{answer:?}"
+    );
+}
+
+#[test]
+fn a_missing_watermark_or_log_is_quarantine() {
+    for lost in ["WATERMARK", "log", "IDENTITY"] {
+        let bed = RocksBed::new();
+        let store = bed.open(options()).unwrap();
+        append(&*store, 1, vec![record(3, 1, 5)]).unwrap();
+        drop(store);
+        let path = bed.dir().join(lost);
+        if path.is_dir() {
+            fs::remove_dir_all(&path).unwrap();
+        } else {
+            fs::remove_file(&path).unwrap();
+        }
+        let answer = bed.open(options()).map(|_| ());
+        assert!(
+            matches!(answer, Err(StoreError::Quarantine { .. })),
+            "{lost}: {answer:?}"
+        );
+    }
+}
+
+#[test]
+fn a_lost_event_db_is_replayed_from_the_log() {
+    let bed = RocksBed::new();
+    let store = bed.open(options()).unwrap();
+    append(&*store, 1, vec![record(3, 1, 5)]).unwrap();
+    store.write(1, write_of(1)).unwrap();
+    drop(store);
+    fs::remove_dir_all(bed.dir().join("events")).unwrap();
+    let store = bed.open(options()).unwrap();
+    assert_eq!(store.applied(1).unwrap(), None);
+    assert_eq!(store.log_state(1).unwrap().last, Some(at(1)));
+}
+
+/// The batch number follows within 10 ms, without another write.
+#[test]
+fn the_watermark_follows_an_idle_log() {
+    let bed = RocksBed::new();
+    let store = bed.open(options()).unwrap();
+    let read = || {
+        let mut bytes = Vec::new();
+        let path = bed.dir().join("WATERMARK");
+        File::open(path).unwrap().read_to_end(&mut bytes).unwrap();
+        bytes
+    };
+    let before = read();
+    append(&*store, 1, vec![record(3, 1, 5)]).unwrap();
+    // Far beyond 10 ms, for a loaded machine.
+    let changed = (0..400).any(|_| {
+        let (_wait, told) = std::sync::mpsc::channel::<()>();
+        told.recv_timeout(std::time::Duration::from_millis(5)).ok();
+        read() != before
+    });
+    assert!(changed);
+}
+
+/// A write to the watermark that was cut in the middle leaves the other slot.
+#[test]
+fn a_torn_vote_leaves_the_old_one() {
+    let bed = RocksBed::new();
+    let store = bed.open(options()).unwrap();
+    let vote = VoteRecord {
+        term: 4,
+        node: 7,
+        committed: false,
+    };
+    let (send, told) = done();
+    store.save_vote(1, vote, send);
+    answer(&told).unwrap();
+    drop(store);
+    let path = bed.dir().join("WATERMARK");
+    let mut file = FileOptions::new().write(true).open(path).unwrap();
+    file.seek(SeekFrom::Start(0)).unwrap();
+    file.write_all(&[0xaa; 30]).unwrap();
+    drop(file);
+    let store = bed.open(options()).unwrap();
+    assert_eq!(store.vote(1).unwrap(), Some(vote));
+}
+
+/// RocksDB sets options to what it finds compatible, without a word: recycling of the WAL, for
+/// one, in any recovery mode but this. What it runs with stands in its OPTIONS file.
+#[test]
+fn rocksdb_runs_with_the_options_that_matter() {
+    let bed = RocksBed::new();
+    drop(bed.open(options()).unwrap());
+    let options_of = |db: &str| {
+        let newest = listing(&bed.dir().join(db))
+            .into_iter()
+            .map(|(path, _)| path)
+            .filter(|path| path.to_string_lossy().contains("OPTIONS-"))
+            .max()
+            .unwrap();
+        fs::read_to_string(newest).unwrap()
+    };
+    let log = options_of("log");
+    for line in [
+        "recycle_log_file_num=4",
+        "wal_recovery_mode=kPointInTimeRecovery",
+        "track_and_verify_wals_in_manifest=true",
+        "atomic_flush=true",
+        "enable_pipelined_write=false",
+        "unordered_write=false",
+        "level0_slowdown_writes_trigger=1073741824",
+        "level0_stop_writes_trigger=1073741824",
+        "soft_pending_compaction_bytes_limit=0",
+        "hard_pending_compaction_bytes_limit=0",
+    ] {
+        assert!(log.contains(line), "{line}");
+    }
+    let events = options_of("events");
+    for line in [
+        "atomic_flush=true",
+        "memtable_max_range_deletions=1000",
+        "enable_blob_files=true",
+    ] {
+        assert!(events.contains(line), "{line}");
+    }
+}

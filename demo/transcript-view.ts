@@ -1,0 +1,92 @@
+/**
+ * Draws the transcript. Everything below `[data-testid=transcript]` is a function of the log
+ * alone: two tabs at the same offset show the same text.
+ */
+import type { Transcript, TranscriptMessage, TranscriptPart } from '@everwire/client';
+import { element } from './dom.js';
+
+interface Drawn {
+  readonly article: HTMLElement;
+  readonly ending: HTMLElement;
+  readonly range: HTMLElement;
+  readonly parts: Map<string, { readonly box: HTMLElement; readonly text: Text }>;
+}
+
+export class TranscriptView {
+  readonly #drawn = new Map<string, Drawn>();
+
+  constructor(private readonly box: HTMLElement) {}
+
+  /** Draws everything anew. */
+  reset(transcript: Transcript): void {
+    this.#drawn.clear();
+    this.box.replaceChildren();
+    for (const message of transcript.messages) this.draw(message, transcript);
+  }
+
+  /** Brings one message up to date. */
+  draw(message: TranscriptMessage, transcript: Transcript): void {
+    const drawn = this.#drawn.get(message.message) ?? this.#begin(message);
+    drawn.article.className = `message ${message.role} ${message.status}`;
+    for (const part of message.parts) this.#drawPart(drawn, part);
+    const { from, to } = message;
+    drawn.range.textContent = from === to ? `offset ${from}` : `offsets ${from}–${to}`;
+    drawn.ending.textContent = ending(message, transcript);
+  }
+
+  #begin(message: TranscriptMessage): Drawn {
+    const who = message.role === 'user' ? message.author.participant : 'agent';
+    const [range, ending] = [element('span'), element('span', 'ending')];
+    const head = element('header');
+    head.append(who);
+    const foot = element('footer');
+    // Blanks, so that the text reads well where there is no layout.
+    foot.append(range, ' ', ending);
+    const article = element('article');
+    article.append(head, ' ', foot);
+    this.box.append(article);
+    const drawn: Drawn = { article, ending, range, parts: new Map() };
+    this.#drawn.set(message.message, drawn);
+    return drawn;
+  }
+
+  #drawPart(drawn: Drawn, part: TranscriptPart): void {
+    let known = drawn.parts.get(part.part);
+    if (known === undefined) {
+      const box = element('p', 'part');
+      box.dataset['kind'] = part.part_kind;
+      const text = document.createTextNode('');
+      box.append(text);
+      drawn.article.lastElementChild?.before(box);
+      known = { box, text };
+      drawn.parts.set(part.part, known);
+    }
+    const words = wordsOf(part);
+    // Appending keeps a reader's selection, and costs what is new.
+    if (words.startsWith(known.text.data)) known.text.appendData(words.slice(known.text.length));
+    else known.text.data = words;
+  }
+}
+
+function wordsOf(part: TranscriptPart): string {
+  const data = part.data === undefined ? '' : ` ${JSON.stringify(part.data)}`;
+  const name = part.name === undefined ? '' : `${part.name} `;
+  const missing = part.missing > 0 ? `[${part.missing} bytes before] ` : '';
+  return part.part_kind === 'text' ? missing + part.text : `${name}${missing}${part.text}${data}`;
+}
+
+function ending(message: TranscriptMessage, transcript: Transcript): string {
+  const run = message.run === undefined ? undefined : transcript.run(message.run);
+  switch (message.status) {
+    case 'cancelled':
+      return run?.cancel_offset === undefined
+        ? 'stopped'
+        : `stopped at offset ${run.cancel_offset} by ${run.cancelled_by?.participant}`;
+    case 'incomplete':
+      return run?.reason === undefined ? 'incomplete' : `failed: ${run.reason}`;
+    case 'open':
+      return 'streaming';
+    default:
+      return message.role === 'user' ? '' : 'complete';
+  }
+}

@@ -1,0 +1,210 @@
+/**
+ * The words on the wire: events and the JSON frames of docs/protocol/edge.md, as types.
+ * Nothing happens here. Field names are those of the wire (snake_case); a server may add fields,
+ * kinds and frame types, and nobody may rely on their absence.
+ */
+
+/** A reader's place: the last event that it has taken, in one history of the session. */
+export interface Cursor {
+  readonly session_epoch: string;
+  readonly offset: number;
+}
+
+/** Who wrote an event; stamped by the server. */
+export interface Author {
+  readonly participant: string;
+  readonly kind: 'user' | 'agent' | 'operator' | 'edge';
+}
+
+/** A provider's chunk, kept byte for byte: `bytes` is base64. */
+export interface Raw {
+  readonly format: string;
+  readonly bytes: string;
+}
+
+/** Any JSON value. */
+export type Json =
+  null | boolean | number | string | readonly Json[] | { readonly [name: string]: Json };
+
+/** Data of an application: JSON, or bytes in base64. */
+export interface DataFields {
+  readonly data?: Json;
+  readonly data_base64?: string;
+}
+
+export type PartKind = 'text' | 'reasoning' | 'tool_call' | 'tool_result' | 'data' | 'file';
+export type Role = 'assistant' | 'user' | 'tool' | 'system';
+
+/** The body of each kind of event. */
+export interface Bodies {
+  'run.started': { readonly input?: string };
+  'run.claimed': object;
+  'run.completed': object;
+  'run.failed': { readonly reason: string };
+  'run.cancelled': { readonly cancel_offset: number };
+  'message.start': { readonly message: string; readonly role: Role };
+  'message.end': {
+    readonly message: string;
+    readonly status: 'complete' | 'cancelled' | 'incomplete';
+  };
+  'part.start': {
+    readonly message: string;
+    readonly part: string;
+    readonly part_kind: PartKind;
+    readonly name?: string;
+  } & DataFields;
+  'part.delta': {
+    readonly message: string;
+    readonly part: string;
+    /** Bytes of UTF-8 that stand before this text in the part. */
+    readonly position: number;
+    readonly text: string;
+  };
+  'part.end': { readonly message: string; readonly part: string } & DataFields;
+  input: { readonly input: string; readonly text: string } & DataFields;
+  'signal.cancel': { readonly run: string };
+  app: { readonly name: string } & DataFields;
+}
+
+export type Kind = keyof Bodies;
+
+/** What every event carries besides its body. */
+export interface EventFields {
+  /** Its place in the session: dense, from 1. */
+  readonly offset: number;
+  /** RFC 3339, UTC, milliseconds. */
+  readonly time: string;
+  readonly author: Author;
+  readonly visibility: string;
+  readonly codec: string;
+  readonly format?: string;
+  readonly parent?: string;
+  readonly run?: string;
+  readonly run_epoch?: number;
+  readonly seq?: number;
+}
+
+export type EventOf<K extends Kind> = EventFields & {
+  readonly kind: K;
+  readonly body: Bodies[K] & { readonly raw?: Raw };
+};
+
+/**
+ * One entry of a session's log. Newer servers may send kinds that are not listed here: leave a
+ * `default` in your `switch`.
+ */
+export type SessionEvent = { [K in Kind]: EventOf<K> }[Kind];
+
+/** What a client may write: an input or an app event. */
+export interface EventDraft {
+  readonly kind: 'input' | 'app';
+  readonly body: { readonly [name: string]: unknown };
+  readonly visibility?: string;
+  readonly format?: string;
+  readonly parent?: string;
+}
+
+/** Where a published event stands. `duplicate`: the key was known, this is its first place. */
+export interface Published {
+  readonly session_epoch: string;
+  readonly offset: number;
+  readonly duplicate: boolean;
+}
+
+/** What became of a cancel. */
+export interface CancelOutcome {
+  readonly outcome: 'applied' | 'already_terminal' | 'denied' | 'unknown_run';
+  readonly session_epoch?: string;
+  /** `applied`: where the stop is committed. `already_terminal`: where the run ended. */
+  readonly offset?: number;
+  readonly state?: string;
+  readonly duplicate?: boolean;
+}
+
+/** A frame from this client. */
+export type ClientFrame =
+  | { t: 'auth'; token: string }
+  | { t: 'attach'; id: string; session: string; form: 'raw'; cursor?: Cursor; create?: boolean }
+  | { t: 'detach'; session: string }
+  | { t: 'publish'; id: string; session: string; key: string; event: EventDraft }
+  | { t: 'signal'; id: string; session: string; signal: 'cancel'; run: string; key: string }
+  | { t: 'refresh'; id: string; token: string }
+  | { t: 'ping' };
+
+export interface WelcomeFrame {
+  t: 'welcome';
+  id?: string;
+  participant: string;
+  edge: string;
+  heartbeat_ms: number;
+  lost_after_ms: number;
+  token_expires?: string;
+}
+
+/** Over SSE `session_epoch`, `from` and `tail` may not be known before the first event. */
+export interface AttachedFrame {
+  t: 'attached';
+  id?: string;
+  session: string;
+  answer: 'resumed' | 'gone' | 'not_found';
+  session_epoch?: string;
+  from?: number;
+  tail?: number;
+}
+
+export interface EventsFrame {
+  t: 'events';
+  session: string;
+  /** First offset that the frame covers; `to + 1` when it covers none. */
+  from: number;
+  to: number;
+  tail?: number;
+  events: SessionEvent[];
+  leader_seen_ms?: number;
+  /** Only over SSE, where each event names it. */
+  session_epoch?: string;
+}
+
+export interface ErrorFields {
+  code: string;
+  message: string;
+  advice: string;
+  details?: Record<string, unknown>;
+}
+
+/** A frame from the edge. */
+export type ServerFrame =
+  | WelcomeFrame
+  | AttachedFrame
+  | EventsFrame
+  | ({ t: 'ack'; id?: string; session: string } & Published)
+  | ({ t: 'outcome'; id?: string; session: string } & CancelOutcome)
+  | { t: 'expiring'; token_expires?: string }
+  | { t: 'moving'; within_ms: number }
+  | { t: 'pong'; id?: string }
+  | ({ t: 'error'; id?: string; session?: string } & ErrorFields)
+  | ({ t: 'bye' } & ErrorFields);
+
+/** The WebSocket subprotocol that this client speaks. */
+export const SUBPROTOCOL = 'everwire.v1.json';
+/** Largest frame that an edge takes, bytes. */
+export const FRAME_BYTES_MAX = 128 << 10;
+/** Most sessions attached on one socket. */
+export const SESSIONS_MAX = 256;
+/** Requests that this client lets wait for their answer; the edge takes 64. */
+export const REQUESTS_IN_FLIGHT_MAX = 60;
+/** Requests without an answer, sent or not, before `publish` and `cancel` refuse; and their bytes. */
+export const REQUESTS_MAX = 1000;
+export const REQUESTS_BYTES_MAX = 4 << 20;
+
+const NAME = /^[A-Za-z0-9._:~-]{1,128}$/;
+
+/** Whether the text may name a session, a run, an input or a key. */
+export function isName(text: unknown): text is string {
+  return typeof text === 'string' && NAME.test(text);
+}
+
+/** Whether the value is an offset, or 0 for "before the first". */
+export function isOffset(value: unknown): value is number {
+  return Number.isSafeInteger(value) && (value as number) >= 0;
+}

@@ -1,0 +1,238 @@
+/**
+ * One session, as the caller sees it: events to iterate, inputs to publish, runs to stop.
+ *
+ * Exactly once, precisely:
+ * - Within the life of this object each event is handed over once, in order, whatever the
+ *   connection does meanwhile.
+ * - An event counts as taken when the caller comes back for the next one, or leaves the loop.
+ *   `cursor` is the last taken event.
+ * - With `storage`, the cursor is stored before the next event is handed over. So after a reload
+ *   no event comes again, except the one whose loop body was at work when the page died: its
+ *   work may be half done.
+ * - With `storage` and `state`, what the caller has made of the events is stored in one item with
+ *   the cursor; whatever the reload cuts off is cut off from both. Nothing counts twice in it.
+ */
+import type { CursorKeeper } from './cursor.js';
+import { Emitter } from './emitter.js';
+import { EverwireError } from './errors.js';
+import type {
+  CancelOutcome,
+  Cursor,
+  EventDraft,
+  Json,
+  Published,
+  SessionEvent,
+} from './protocol.js';
+import type { Attached, Gone, Reader, ReaderCounts, ReaderHooks, SessionState } from './reader.js';
+
+/** What a session tells besides its events. */
+export interface SessionEvents extends Record<string, unknown> {
+  state: SessionState;
+  attached: Attached;
+  /** `onGone: 'restart'`: the history begins anew; forget what was built from the old one. */
+  gone: Gone;
+  tail: number;
+  /** Something went wrong and is being repaired, or could not be stored; nothing to do for you. */
+  trouble: EverwireError;
+}
+
+/** An input in short. `input` is its id; minted if absent. */
+export interface InputDraft {
+  readonly text: string;
+  readonly input?: string;
+  readonly data?: Json;
+}
+
+export interface RequestOptions {
+  /** The idempotency key; minted if absent. The same key means: this very request, once. */
+  readonly key?: string;
+  /** Gives up waiting. The request may still be committed, unless it was never sent. */
+  readonly signal?: AbortSignal;
+}
+
+/** What a session needs of its client. */
+export interface SessionDoor {
+  publish(
+    session: string,
+    draft: InputDraft | EventDraft,
+    options: RequestOptions,
+  ): Promise<Published>;
+  cancel(session: string, run: string, options: RequestOptions): Promise<CancelOutcome>;
+  closed(session: Session): void;
+}
+
+type Waiter = {
+  readonly resolve: (result: IteratorResult<SessionEvent, undefined>) => void;
+  readonly reject: (why: EverwireError) => void;
+};
+
+export class Session implements AsyncIterable<SessionEvent> {
+  readonly #emitter = new Emitter<SessionEvents>();
+  readonly #waiters: Waiter[] = [];
+  #reader!: Reader;
+  #keeper: CursorKeeper | undefined;
+  #cursor: Cursor | undefined;
+  /** Handed over, and the caller has not come back yet. */
+  #inHand: SessionEvent | undefined;
+  readonly #door: SessionDoor;
+  /** Its name. */
+  readonly name: string;
+
+  /** @internal Use `client.attach`. */
+  constructor(name: string, door: SessionDoor, cursor: Cursor | undefined) {
+    this.name = name;
+    this.#door = door;
+    this.#cursor = cursor;
+  }
+
+  /** @internal */
+  wire(reader: Reader, keeper: CursorKeeper | undefined): void {
+    this.#reader = reader;
+    this.#keeper = keeper;
+  }
+
+  /** @internal */
+  hooks(): ReaderHooks {
+    const emitter = this.#emitter;
+    return {
+      state: (state) => {
+        if (state === 'ended') this.#ended();
+        emitter.emit('state', state);
+      },
+      attached: (attached) => emitter.emit('attached', attached),
+      gone: (gone) => {
+        this.#forget();
+        emitter.emit('gone', gone);
+      },
+      tail: (tail) => emitter.emit('tail', tail),
+      trouble: (why) => this.trouble(why),
+      arrived: () => this.#serve(),
+    };
+  }
+
+  /** @internal */
+  trouble(why: EverwireError): void {
+    this.#emitter.emit('trouble', why);
+  }
+
+  /** Where reading stands with the edge. */
+  get state(): SessionState {
+    return this.#reader.state;
+  }
+
+  /** The last event that you have taken; give it to `attach` to go on from there. */
+  get cursor(): Cursor | undefined {
+    return this.#cursor;
+  }
+
+  /** The last committed offset that the edge has told of. */
+  get tail(): number {
+    return this.#reader.tail;
+  }
+
+  /** Which history is being read; undefined before the first answer. */
+  get session_epoch(): string | undefined {
+    return this.#reader.sessionEpoch;
+  }
+
+  /** What this session has met: attaches asked, duplicates dropped, holes repaired. */
+  get counts(): Readonly<ReaderCounts> {
+    return this.#reader.counts;
+  }
+
+  /** Bytes that wait for you to take them; bounded by the client's `bufferBytes` and one frame. */
+  get bufferedBytes(): number {
+    return this.#reader.bufferedBytes;
+  }
+
+  /** Calls the listener at each event of the type; the answer takes it off again. */
+  on<T extends keyof SessionEvents & string>(
+    type: T,
+    listener: (value: SessionEvents[T]) => void,
+  ): () => void {
+    return this.#emitter.on(type, listener);
+  }
+
+  /**
+   * Publishes an input, or an input or app event in full. It is sent until it is answered: after
+   * a lost connection again, under the same key, so that it stands in the log once.
+   * Publishes that are under way at the same time may be committed in another order.
+   */
+  publish(draft: InputDraft | EventDraft, options: RequestOptions = {}): Promise<Published> {
+    return this.#door.publish(this.name, draft, options);
+  }
+
+  /**
+   * Stops a run. The answer comes from the log: `applied` with the offset of the stop, or what
+   * else is true. Without an open socket it goes over HTTP, so a Stop works while reconnecting.
+   */
+  cancel(run: string, options: RequestOptions = {}): Promise<CancelOutcome> {
+    return this.#door.cancel(this.name, run, options);
+  }
+
+  /** Detaches for good: loops end. The session itself, and its runs, go on without us. */
+  close(): void {
+    this.#reader.close();
+  }
+
+  /**
+   * The events, each once. There is one reader per session: a second loop goes on where the first
+   * one stands. Throws an EverwireError when the session ended with one.
+   */
+  [Symbol.asyncIterator](): AsyncIterator<SessionEvent, undefined> {
+    return {
+      next: () => this.#next(),
+      return: () => {
+        this.#taken();
+        return Promise.resolve({ done: true, value: undefined });
+      },
+    };
+  }
+
+  #next(): Promise<IteratorResult<SessionEvent, undefined>> {
+    this.#taken();
+    return new Promise((resolve, reject) => {
+      this.#waiters.push({ resolve, reject });
+      this.#serve();
+    });
+  }
+
+  /** Hands over to those who wait; the end only after everything before it. */
+  #serve(): void {
+    while (this.#waiters.length > 0) {
+      const event = this.#reader.take();
+      const ended = this.#reader.state === 'ended';
+      if (event === undefined && !ended) return;
+      const waiter = this.#waiters.shift() as Waiter;
+      if (event !== undefined) {
+        this.#inHand = event;
+        this.#keeper?.handed();
+        waiter.resolve({ done: false, value: event });
+      } else if (this.#reader.why !== undefined) {
+        waiter.reject(this.#reader.why);
+      } else {
+        waiter.resolve({ done: true, value: undefined });
+      }
+    }
+  }
+
+  #taken(): void {
+    const event = this.#inHand;
+    const session_epoch = this.#reader.sessionEpoch;
+    if (event === undefined || session_epoch === undefined) return;
+    this.#inHand = undefined;
+    this.#cursor = { session_epoch, offset: event.offset };
+    this.#keeper?.note(this.#cursor);
+  }
+
+  #forget(): void {
+    this.#inHand = undefined;
+    this.#cursor = undefined;
+    this.#keeper?.forget();
+  }
+
+  #ended(): void {
+    this.#keeper?.close();
+    this.#door.closed(this);
+  }
+}

@@ -1,0 +1,228 @@
+// The client against the real server: `everwire dev`, started here.
+//
+//   EVERWIRE_BIN  the binary; without it these tests are skipped, loudly
+import assert from 'node:assert/strict';
+import { execFileSync, spawn } from 'node:child_process';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { after, before, describe, test } from 'node:test';
+import { Transcript, textOf } from '../dist/index.js';
+import { assertDense, client, seeded, sleep, take, until } from './help.mjs';
+
+const { EVERWIRE_BIN: bin, CI } = process.env;
+if (bin === undefined) {
+  console.error('SKIPPED: EVERWIRE_BIN is not set; the client is not tested against the server');
+  assert.notEqual(CI, 'true', 'a skip is a failure in CI');
+}
+
+/** Everwire reads its own settings from the environment, and ours is none of them. */
+const environment = Object.fromEntries(
+  Object.entries(process.env).filter(([name]) => !name.startsWith('EVERWIRE_')),
+);
+const data = mkdtempSync(join(tmpdir(), 'everwire-sdk-'));
+let server;
+let ready;
+
+function token(participant, allow, ttl = '1h', kind = 'user') {
+  const who = ['--namespace', 'dev', '--participant', participant, '--kind', kind];
+  const args = ['token', ...who, '--allow', allow, '--ttl', ttl, '--key', join(data, 'auth.key')];
+  return execFileSync(bin, args, { env: environment, encoding: 'utf8' }).trim();
+}
+
+/** A run of so many words, written by another process at a model's pace. */
+function agent(session, words) {
+  const env = {
+    ...environment,
+    EVERWIRE_ADDR: ready.grpc,
+    EVERWIRE_TOKEN: token('agent', `${session}=create,subscribe,publish,run`, '1h', 'agent'),
+  };
+  const writer = spawn(bin, ['publish', session, '--run', 'r1'], {
+    env,
+    stdio: ['pipe', 'ignore', 'inherit'],
+  });
+  let at = 0;
+  const timer = setInterval(() => {
+    if (at === words.length) {
+      clearInterval(timer);
+      writer.stdin.end();
+      return;
+    }
+    writer.stdin.write(`${words[at]}\n`);
+    at += 1;
+  }, 5);
+  writer.stdin.on('error', () => clearInterval(timer));
+  return writer;
+}
+
+const MAY = 'create,subscribe,publish,signal:cancel,history';
+const live = (t, options = {}) =>
+  client(t, `http://${ready.http.replace(/^http:\/\//, '')}`, {
+    auth: () => token('ann', `*=${MAY}`),
+    ...options,
+  });
+const fresh = () => `s-${Math.random().toString(36).slice(2)}`;
+
+describe('against everwire dev', { skip: bin === undefined }, () => {
+  before(async () => {
+    const any = ['--grpc', '127.0.0.1:0', '--http', '127.0.0.1:0', '--admin', '127.0.0.1:0'];
+    server = spawn(bin, ['dev', '--data', data, ...any], {
+      env: environment,
+      stdio: ['ignore', 'pipe', 'ignore'],
+    });
+    ready = JSON.parse(await new Promise((resolve) => server.stdout.once('data', resolve)));
+  });
+
+  after(async () => {
+    if (server !== undefined) {
+      server.kill('SIGTERM');
+      await new Promise((resolve) => server.once('exit', resolve));
+    }
+    rmSync(data, { recursive: true, force: true });
+  });
+
+  for (const transport of ['websocket', 'sse']) {
+    test(`publish, read, duplicate, cancel of nothing, ${transport}`, async (t) => {
+      const one = live(t, { transport });
+      const session = one.attach(fresh(), { create: true });
+      const reading = take(session, 2);
+      await until(() => session.state === 'live', 'live');
+      const first = await session.publish({ text: 'hello', input: 'i1' }, { key: 'k1' });
+      assert.deepEqual([first.offset, first.duplicate], [1, false]);
+      const again = await session.publish({ text: 'hello', input: 'i1' }, { key: 'k1' });
+      assert.deepEqual([again.offset, again.duplicate], [1, true]);
+      await assert.rejects(session.publish({ text: 'other', input: 'i2' }, { key: 'k1' }), {
+        code: 'KEY_REUSED',
+        advice: 'stop',
+      });
+      await session.publish({ kind: 'app', body: { name: 'note', data: { deep: [1, 'ü'] } } });
+      const events = await reading;
+      assertDense(events);
+      assert.equal(events[0].body.text, 'hello');
+      assert.equal(events[0].author.participant, 'ann');
+      assert.deepEqual(events[1].body.data, { deep: [1, 'ü'] });
+      assert.equal(session.session_epoch, first.session_epoch);
+      assert.equal((await session.cancel('no-such-run')).outcome, 'unknown_run');
+    });
+
+    test(`a stream of 300 words arrives whole through many cuts, ${transport}`, async (t) => {
+      const random = seeded(5);
+      const one = live(t, { transport });
+      const name = fresh();
+      const session = one.attach(name, { create: true });
+      const words = Array.from({ length: 300 }, (_, at) => `w${at}·ü🌊 `);
+      agent(name, words);
+      const cutting = setInterval(() => {
+        one.disconnect();
+        setTimeout(() => one.reconnect(), random() * 60);
+      }, 150);
+      t.after(() => clearInterval(cutting));
+      const transcript = new Transcript();
+      const events = [];
+      for await (const event of session) {
+        events.push(event);
+        transcript.apply(event);
+        if (event.kind === 'run.completed') break;
+      }
+      assertDense(events);
+      assert.ok(session.counts.attaches > 5, `${session.counts.attaches} attaches`);
+      const deltas = events
+        .filter(({ kind }) => kind === 'part.delta')
+        .map(({ body }) => body.text);
+      assert.equal(deltas.length, 300);
+      deltas.forEach((text, at) => assert.ok(text.startsWith(`w${at}·`), text));
+      const [message] = transcript.messages;
+      assert.deepEqual([message.status, textOf(message)], ['complete', deltas.join('')]);
+      assert.equal(message.parts[0].bytes, Buffer.byteLength(deltas.join('')));
+    });
+
+    test(`a stop seals what was written, ${transport}`, async (t) => {
+      const name = fresh();
+      const session = live(t, { transport }).attach(name, { create: true });
+      agent(
+        name,
+        Array.from({ length: 2_000 }, (_, at) => `w${at} `),
+      );
+      const transcript = new Transcript();
+      let stopping;
+      for await (const event of session) {
+        transcript.apply(event);
+        if (event.offset === 60) stopping = session.cancel('r1');
+        if (event.kind === 'message.end') break;
+      }
+      const outcome = await stopping;
+      assert.equal(outcome.outcome, 'applied');
+      const run = transcript.run('r1');
+      assert.deepEqual([run.state, run.cancel_offset], ['cancelled', outcome.offset]);
+      assert.equal(transcript.messages[0].status, 'cancelled');
+      assert.equal(transcript.offset, outcome.offset + 2);
+      const late = await session.cancel('r1');
+      assert.deepEqual(
+        [late.outcome, late.state, late.offset],
+        ['already_terminal', 'cancelled', outcome.offset],
+      );
+      await sleep(200);
+      assert.equal(session.tail, outcome.offset + 2);
+    });
+
+    test(`what leads nowhere is told, ${transport}`, async (t) => {
+      const one = live(t, { transport });
+      await assert.rejects(take(one.attach(fresh()), 1), { code: 'UNKNOWN_SESSION' });
+      const name = fresh();
+      const { session_epoch } = await one.publish(name, { text: 'x' });
+      for (const cursor of [
+        { session_epoch: '9-9', offset: 1 },
+        { session_epoch, offset: 7 },
+      ]) {
+        await assert.rejects(take(one.attach(name, { cursor }), 1), (why) => {
+          assert.equal(why.code, 'GONE');
+          assert.equal(why.details.session_epoch, session_epoch);
+          return true;
+        });
+      }
+      const restarted = one.attach(name, {
+        cursor: { session_epoch: '9-9', offset: 1 },
+        onGone: 'restart',
+      });
+      assertDense(await take(restarted, 1));
+    });
+
+    test(`a token that does not allow it ends the loop, ${transport}`, async (t) => {
+      const auth = () => token('eve', 'other=subscribe');
+      const one = live(t, { transport, auth });
+      await assert.rejects(take(one.attach('mine'), 1), { code: 'DENIED', advice: 'stop' });
+      await assert.rejects(one.publish('mine', { text: 'x' }), { code: 'DENIED' });
+      const forged = live(t, { transport, auth: () => 'not.a.token' });
+      await assert.rejects(take(forged.attach('mine'), 1), { code: 'UNAUTHENTICATED' });
+    });
+
+    test(`a cancel without a socket goes over HTTP, ${transport}`, async (t) => {
+      const name = fresh();
+      const one = live(t, { transport });
+      const session = one.attach(name, { create: true });
+      agent(
+        name,
+        Array.from({ length: 2_000 }, (_, at) => `w${at} `),
+      );
+      await take(session, 30);
+      one.disconnect();
+      assert.equal((await session.cancel('r1')).outcome, 'applied');
+      assert.equal(one.state, 'disconnected');
+    });
+  }
+
+  test('a token that ends is refreshed on the same socket', { timeout: 60_000 }, async (t) => {
+    let asked = 0;
+    const auth = () => {
+      asked += 1;
+      return token('ann', `*=${MAY}`, asked === 1 ? '8s' : '1h');
+    };
+    const one = live(t, { auth });
+    const session = one.attach(fresh(), { create: true });
+    await until(() => session.state === 'live', 'live');
+    await until(() => asked > 1, 'asked again', 12_000);
+    await sleep(9_000);
+    assert.equal(one.connects, 1);
+    assert.equal((await session.publish({ text: 'still here' })).offset, 1);
+  });
+});

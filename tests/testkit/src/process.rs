@@ -1,0 +1,208 @@
+//! Real processes: `everwire` servers and commands.
+
+use std::path::{Path, PathBuf};
+use std::process::{Output, Stdio};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::process::{Child, Command};
+
+use crate::everwire;
+
+/// Longest wait for a server to be ready or to stop.
+const WITHIN: Duration = Duration::from_secs(60);
+
+/// A running `everwire dev`, `node` or `edge`. Ended with SIGKILL when dropped.
+pub struct Server {
+    child: Child,
+    /// gRPC address, if it has one.
+    pub grpc: String,
+    /// HTTP address, if it has one.
+    pub http: String,
+    /// Admin address.
+    pub admin: String,
+    /// Where its log lines go.
+    pub log: PathBuf,
+}
+
+impl Server {
+    /// `everwire dev` on a data directory, with JSON logs at debug level.
+    pub async fn dev(data: &Path) -> Self {
+        Self::dev_with(data, &[]).await
+    }
+
+    /// The same with more arguments.
+    pub async fn dev_with(data: &Path, more: &[&str]) -> Self {
+        let data = data.to_str().expect("a UTF-8 path");
+        let zero = "127.0.0.1:0";
+        let mut args = vec!["dev", "--data", data];
+        for flag in ["--grpc", "--http", "--admin"] {
+            if !more.contains(&flag) {
+                args.extend([flag, zero]);
+            }
+        }
+        args.extend(more);
+        Self::start(Path::new(data), &args).await
+    }
+
+    /// Any server; `folder` is where its log goes.
+    pub async fn start(folder: &Path, args: &[&str]) -> Self {
+        Self::start_in(folder, args, &[]).await
+    }
+
+    /// The same with an environment.
+    pub async fn start_in(folder: &Path, args: &[&str], env: &[(&str, &str)]) -> Self {
+        std::fs::create_dir_all(folder).expect("a folder for the log");
+        let log = folder.join("server.log");
+        let mut options = std::fs::OpenOptions::new();
+        let file = options
+            .create(true)
+            .append(true)
+            .open(&log)
+            .expect("a log file");
+        let mut child = command(args)
+            .env("EVERWIRE_LOG_FORMAT", "json")
+            .env("EVERWIRE_LOG_LEVEL", "info,everwire=debug")
+            .envs(env.iter().copied())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(file)
+            .spawn()
+            .expect("the binary starts");
+        let stdout = child.stdout.take().expect("stdout is piped");
+        let mut lines = BufReader::new(stdout).lines();
+        let line = tokio::time::timeout(WITHIN, lines.next_line()).await;
+        let line = line
+            .expect("a ready line in time")
+            .expect("readable stdout");
+        let Some(line) = line else {
+            let said = std::fs::read_to_string(&log).unwrap_or_default();
+            panic!("everwire {args:?} ended before it was ready:\n{said}");
+        };
+        let ready: Value = serde_json::from_str(&line).expect("the ready line is JSON");
+        assert_eq!(ready.get("ready"), Some(&Value::Bool(true)), "{line}");
+        let addr = |key: &str| {
+            let text = ready.get(key).and_then(Value::as_str);
+            text.unwrap_or_default().to_owned()
+        };
+        Self {
+            grpc: addr("grpc"),
+            http: addr("http"),
+            admin: addr("admin"),
+            log,
+            child,
+        }
+    }
+
+    /// The process id.
+    pub fn pid(&self) -> Pid {
+        let id = self.child.id().expect("it runs");
+        Pid::from_raw(i32::try_from(id).expect("a process id"))
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) {
+        kill(self.pid(), signal).expect("it runs");
+    }
+
+    /// SIGKILL, and waits until it is gone.
+    pub async fn kill(mut self) {
+        self.child.kill().await.expect("it ran");
+    }
+
+    /// SIGTERM, and its exit code.
+    pub async fn stop(mut self) -> Option<i32> {
+        self.signal(Signal::SIGTERM);
+        let status = tokio::time::timeout(WITHIN, self.child.wait()).await;
+        status.expect("it stops in time").expect("it ran").code()
+    }
+
+    /// Everything it logged so far.
+    pub fn logged(&self) -> String {
+        std::fs::read_to_string(&self.log).expect("a log")
+    }
+}
+
+/// An address whose port nobody else is given: outside the range from which the kernel takes
+/// ports for clients. For servers that come back at the same place, and so that a client which
+/// tries a closed port does not connect to itself.
+pub fn fixed_addr() -> String {
+    let mut port = 20_000 + u16::try_from(crate::client::random() % 10_000).expect("small");
+    loop {
+        let addr = format!("127.0.0.1:{port}");
+        if std::net::TcpListener::bind(&addr).is_ok() {
+            return addr;
+        }
+        port += 1;
+    }
+}
+
+/// A temporary data directory.
+pub fn folder() -> TempDir {
+    tempfile::tempdir().expect("a temporary folder")
+}
+
+/// The development token of a data directory.
+pub fn dev_token(data: &Path) -> String {
+    let token = std::fs::read_to_string(data.join("token")).expect("dev writes its token");
+    token.trim().to_owned()
+}
+
+/// A command of the binary, ready for more arguments. The environment is clean of ours.
+pub fn command(args: &[&str]) -> Command {
+    let mut command = Command::new(everwire());
+    for (key, _) in std::env::vars_os() {
+        if key.to_string_lossy().starts_with("EVERWIRE_") {
+            command.env_remove(key);
+        }
+    }
+    command.args(args).kill_on_drop(true);
+    command
+}
+
+/// Runs a command against a server and waits for its end.
+pub async fn run(addr: &str, token: &str, args: &[&str]) -> Output {
+    run_with_input(addr, token, args, "").await
+}
+
+/// The same, with something on stdin.
+pub async fn run_with_input(
+    addr: &str,
+    token: &str,
+    args: &[&str],
+    input: impl AsRef<[u8]>,
+) -> Output {
+    let mut child = command(args)
+        .env("EVERWIRE_ADDR", addr)
+        .env("EVERWIRE_TOKEN", token)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the binary starts");
+    let mut stdin = child.stdin.take().expect("stdin is piped");
+    let input = input.as_ref().to_vec();
+    let writing = tokio::spawn(async move {
+        // A command that has ended does not read its input; that is its right.
+        let _ = stdin.write_all(&input).await;
+    });
+    let output = tokio::time::timeout(WITHIN, child.wait_with_output()).await;
+    let output = output.expect("the command ends in time").expect("it ran");
+    writing.await.expect("no panic");
+    output
+}
+
+/// The JSON lines that a command printed.
+pub fn json_lines(output: &Output) -> Vec<Value> {
+    let text = String::from_utf8_lossy(&output.stdout);
+    text.lines()
+        .map(|line| {
+            serde_json::from_str(line)
+                .unwrap_or_else(|error| panic!("{line:?} is no JSON: {error}"))
+        })
+        .collect()
+}

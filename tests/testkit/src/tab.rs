@@ -1,0 +1,305 @@
+//! A tab: one WebSocket at an edge, speaking frames, that can vanish in every way.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use everwire_core::command::CancelOutcome;
+use everwire_core::{Cursor, Draft, Event, Key, Offset, Refusal, RunId, SessionName};
+use everwire_proto::frame::{
+    AttachAnswer, ClientFrame, ServerFrame, Subprotocol, decode_server, encode_client,
+};
+use everwire_proto::token::Bearer;
+use futures_util::{SinkExt, StreamExt};
+use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::http::{HeaderValue, header};
+use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
+use tokio_tungstenite::{WebSocketStream, client_async};
+
+/// Longest wait for any one frame.
+pub const WITHIN: Duration = Duration::from_secs(30);
+/// Longest wait for what a test waits for.
+pub const READ_WITHIN: Duration = Duration::from_secs(90);
+
+/// A tab that follows one session, and remembers what it saw.
+pub struct Tab {
+    socket: WebSocketStream<TcpStream>,
+    subprotocol: Subprotocol,
+    /// The session.
+    pub session: SessionName,
+    /// Every event seen, by offset.
+    pub seen: BTreeMap<Offset, Event>,
+    /// The last place seen.
+    pub cursor: Cursor,
+    /// Ranges in the order in which they came.
+    pub ranges: Vec<(Offset, Offset)>,
+    /// The edge said that it stops soon.
+    pub told_to_move: bool,
+    /// Frames that answer requests and were not asked for yet.
+    answers: VecDeque<(String, ServerFrame)>,
+    requests: u64,
+}
+
+impl Tab {
+    /// Connects to `addr` (`127.0.0.1:port`) and authenticates.
+    pub async fn open(addr: &str, token: &str, subprotocol: Subprotocol) -> Self {
+        let stream = TcpStream::connect(addr).await.expect("the edge listens");
+        let url = format!("ws://{addr}/v1/ws");
+        let mut request = url.into_client_request().expect("a good address");
+        let name = HeaderValue::from_static(match subprotocol {
+            Subprotocol::Json => "everwire.v1.json",
+            Subprotocol::Proto => "everwire.v1.proto",
+        });
+        request
+            .headers_mut()
+            .insert(header::SEC_WEBSOCKET_PROTOCOL, name);
+        let (socket, _) = client_async(request, stream)
+            .await
+            .expect("the edge upgrades");
+        let mut tab = Self {
+            socket,
+            subprotocol,
+            session: SessionName::parse("none").expect("a good name"),
+            seen: BTreeMap::new(),
+            cursor: Cursor {
+                session_epoch: None,
+                offset: Offset::ZERO,
+            },
+            ranges: Vec::new(),
+            told_to_move: false,
+            answers: VecDeque::new(),
+            requests: 0,
+        };
+        tab.send(
+            "auth",
+            &ClientFrame::Auth {
+                token: Bearer::new(token),
+            },
+        )
+        .await;
+        let (_, welcome) = tab.answer_frame().await;
+        assert!(
+            matches!(welcome, ServerFrame::Welcome { .. }),
+            "{welcome:?}"
+        );
+        tab
+    }
+
+    /// Opens and attaches in JSON, making the session if need be.
+    pub async fn attached(
+        addr: &str,
+        token: &str,
+        session: &SessionName,
+        cursor: Option<Cursor>,
+    ) -> Self {
+        let mut tab = Self::open(addr, token, Subprotocol::Json).await;
+        let answer = tab.attach(session, cursor, true).await.expect("attached");
+        assert!(matches!(answer, AttachAnswer::Resumed { .. }), "{answer:?}");
+        tab
+    }
+
+    /// Attaches; the answer, or the refusal.
+    pub async fn attach(
+        &mut self,
+        session: &SessionName,
+        cursor: Option<Cursor>,
+        create: bool,
+    ) -> Result<AttachAnswer, Refusal> {
+        self.session = session.clone();
+        let attach = ClientFrame::Attach {
+            session: session.clone(),
+            cursor,
+            create,
+        };
+        match self.request(attach).await {
+            ServerFrame::Attached { answer, .. } => {
+                if let AttachAnswer::Resumed {
+                    session_epoch,
+                    from,
+                    ..
+                } = answer
+                {
+                    let offset = from.previous();
+                    self.cursor = Cursor {
+                        session_epoch: Some(session_epoch),
+                        offset,
+                    };
+                }
+                Ok(answer)
+            },
+            ServerFrame::Error { refusal, .. } => Err(refusal),
+            other => panic!("attach was answered with {other:?}"),
+        }
+    }
+
+    /// Publishes; the offset and whether it was a duplicate, or the refusal.
+    pub async fn publish(
+        &mut self,
+        draft: Draft,
+        key: Option<Key>,
+    ) -> Result<(Offset, bool), Refusal> {
+        let session = self.session.clone();
+        match self
+            .request(ClientFrame::Publish {
+                session,
+                draft,
+                key,
+            })
+            .await
+        {
+            ServerFrame::Ack {
+                offset, duplicate, ..
+            } => Ok((offset, duplicate)),
+            ServerFrame::Error { refusal, .. } => Err(refusal),
+            other => panic!("publish was answered with {other:?}"),
+        }
+    }
+
+    /// Presses Stop; the outcome, or the refusal.
+    pub async fn cancel(&mut self, run: &RunId, key: Key) -> Result<CancelOutcome, Refusal> {
+        let (session, run) = (self.session.clone(), run.clone());
+        match self
+            .request(ClientFrame::Cancel { session, run, key })
+            .await
+        {
+            ServerFrame::Outcome { outcome, .. } => Ok(outcome),
+            ServerFrame::Error { refusal, .. } => Err(refusal),
+            other => panic!("cancel was answered with {other:?}"),
+        }
+    }
+
+    /// Reads until `done`; fails when nothing comes for [`WITHIN`], or too little for
+    /// [`READ_WITHIN`]: signs of life alone keep nobody waiting.
+    pub async fn read_until(&mut self, mut done: impl FnMut(&Self) -> bool) {
+        let reading = async {
+            while !done(self) {
+                let answer = self.frame().await;
+                self.answers.extend(answer);
+            }
+        };
+        let read = tokio::time::timeout(READ_WITHIN, reading).await;
+        read.unwrap_or_else(|_| panic!("still waiting, at {}", self.cursor));
+    }
+
+    /// Reads until the offset was seen.
+    pub async fn read_to(&mut self, offset: Offset) {
+        self.read_until(|tab| tab.cursor.offset >= offset).await;
+    }
+
+    /// Sends any frame.
+    pub async fn send(&mut self, id: &str, frame: &ClientFrame) {
+        let bytes = encode_client(self.subprotocol, id, frame);
+        let message = match self.subprotocol {
+            Subprotocol::Json => Message::Text(Utf8Bytes::try_from(bytes).expect("JSON is text")),
+            Subprotocol::Proto => Message::Binary(bytes),
+        };
+        self.send_message(message).await;
+    }
+
+    /// Sends anything at all.
+    pub async fn send_message(&mut self, message: Message) {
+        self.socket.send(message).await.expect("the edge takes it");
+    }
+
+    /// The next frame that is no events frame, with its id.
+    pub async fn answer_frame(&mut self) -> (String, ServerFrame) {
+        loop {
+            if let Some(answer) = self.answers.pop_front() {
+                return answer;
+            }
+            let answer = self.frame().await;
+            self.answers.extend(answer);
+        }
+    }
+
+    /// The close code, after whatever frames come before it.
+    pub async fn closed(&mut self) -> Option<u16> {
+        loop {
+            let message = tokio::time::timeout(WITHIN, self.socket.next()).await;
+            match message.expect("the edge closes in time") {
+                Some(Ok(Message::Close(frame))) => return frame.map(|frame| frame.code.into()),
+                Some(Ok(_)) => {},
+                Some(Err(_)) | None => return None,
+            }
+        }
+    }
+
+    /// Takes in what comes until the connection ends, however it does; the close code, if there
+    /// was a close.
+    pub async fn read_to_end(&mut self) -> Option<u16> {
+        loop {
+            match self.frame_or_end().await {
+                Ok(answer) => self.answers.extend(answer),
+                Err(end) => return end,
+            }
+        }
+    }
+
+    /// Says goodbye properly, as a closed tab does.
+    pub async fn close(mut self) {
+        let _ = self.socket.close(None).await;
+    }
+
+    /// Vanishes with a TCP reset.
+    pub fn reset(self) {
+        let _ = self.socket.get_ref().set_zero_linger();
+    }
+
+    async fn request(&mut self, frame: ClientFrame) -> ServerFrame {
+        self.requests += 1;
+        let id = format!("request-{}", self.requests);
+        self.send(&id, &frame).await;
+        let mine = |tab: &Self| tab.answers.iter().position(|(other, _)| *other == id);
+        self.read_until(|tab| mine(tab).is_some()).await;
+        let at = mine(self).expect("read until it was there");
+        self.answers.remove(at).expect("it is there").1
+    }
+
+    /// Takes one message from the socket; events are taken in, answers are given back.
+    async fn frame(&mut self) -> Option<(String, ServerFrame)> {
+        let frame = self.frame_or_end().await;
+        frame.unwrap_or_else(|end| panic!("the edge closed: {end:?}"))
+    }
+
+    /// The same; the close code when the connection has ended.
+    async fn frame_or_end(&mut self) -> Result<Option<(String, ServerFrame)>, Option<u16>> {
+        let message = tokio::time::timeout(WITHIN, self.socket.next()).await;
+        let bytes = match message.expect("a frame in time") {
+            Some(Ok(Message::Text(text))) => bytes::Bytes::from(text),
+            Some(Ok(Message::Binary(bytes))) => bytes,
+            Some(Ok(Message::Close(frame))) => return Err(frame.map(|frame| frame.code.into())),
+            Some(Ok(_)) => return Ok(None),
+            Some(Err(_)) | None => return Err(None),
+        };
+        Ok(self.take(&bytes))
+    }
+
+    fn take(&mut self, bytes: &[u8]) -> Option<(String, ServerFrame)> {
+        let decoded = decode_server(self.subprotocol, bytes).expect("a good frame");
+        let (id, frame) = decoded?;
+        self.told_to_move |= matches!(frame, ServerFrame::Moving { .. });
+        let ServerFrame::Events {
+            session,
+            range,
+            events,
+        } = frame
+        else {
+            return Some((id, frame));
+        };
+        if session != self.session {
+            return None;
+        }
+        assert_eq!(range.from, self.cursor.offset.next(), "a gap or an overlap");
+        self.cursor.offset = range.to;
+        self.ranges.push((range.from, range.to));
+        for event in events {
+            assert!(
+                (range.from..=range.to).contains(&event.offset),
+                "outside its range"
+            );
+            let twice = self.seen.insert(event.offset, event);
+            assert!(twice.is_none(), "{twice:?} came twice");
+        }
+        None
+    }
+}
