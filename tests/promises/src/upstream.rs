@@ -67,6 +67,13 @@ impl Upstream {
         self.gate.send_replace(false);
     }
 
+    /// Waits until so many chunks are sent; the number that is.
+    pub async fn sent(&mut self, chunks: usize, within: Duration) -> usize {
+        let sent = self.seen.wait_for(|seen| seen.sent >= chunks);
+        let seen = tokio::time::timeout(within, sent).await;
+        seen.expect("it says so much").expect("it serves").sent
+    }
+
     /// It says the rest.
     pub fn go_on(&self) {
         self.gate.send_replace(true);
