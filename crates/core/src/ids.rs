@@ -185,6 +185,9 @@ impl fmt::Display for ShardId {
     }
 }
 
+/// The group number of the metadata group: no shard ever has it, and it holds no slots.
+pub const META_GROUP: u32 = u32::MAX;
+
 /// A storage node. Ids are never reused, not even for the same machine with a wiped disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NodeId(pub u64);

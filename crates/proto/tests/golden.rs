@@ -299,6 +299,15 @@ fn applied() -> disk::Applied {
         }),
         time_ms: 1_700_000_000_042,
         rules_version: 1,
+        state: Bytes::new(),
+    }
+}
+
+/// What a group without slots has applied: its state stands in it.
+fn applied_state() -> disk::Applied {
+    disk::Applied {
+        state: Bytes::from_static(b"topology"),
+        ..applied()
     }
 }
 
@@ -372,6 +381,10 @@ fn values() -> BTreeMap<String, Vec<u8>> {
     let others = [
         ("batch", batch.into()),
         ("applied", storage::encode_applied(&applied()).into()),
+        (
+            "applied-state",
+            storage::encode_applied(&applied_state()).into(),
+        ),
         (
             "membership",
             storage::encode_membership(&membership()).into(),

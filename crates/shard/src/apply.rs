@@ -57,6 +57,7 @@ impl Standing {
             membership_position: self.membership.log_id().as_ref().map(codec::position),
             time: self.state.time,
             rules_version: self.state.rules_version,
+            state: bytes::Bytes::new(),
         }
     }
 }

@@ -299,6 +299,7 @@ mod tests {
             membership_position: None,
             time: Timestamp(0),
             rules_version: 1,
+            state: bytes::Bytes::new(),
         };
         let write = ApplyWrite {
             rows,

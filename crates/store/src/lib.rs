@@ -33,8 +33,9 @@ pub use types::{
     VoteRecord,
 };
 
-/// The disk of one node, shared by all its groups. `group` is a shard's number; groups without a
-/// range of slots (the metadata group) have a log and an applied row like any other.
+/// The disk of one node, shared by all its groups. `group` is a shard's number, or
+/// `core::ids::META_GROUP`: a group without slots has log, vote and applied row like any other,
+/// and its whole state in [`Applied::state`]; its snapshots have no pieces.
 ///
 /// # One group's pointers
 ///

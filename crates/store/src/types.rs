@@ -74,6 +74,8 @@ pub struct Applied {
     pub time: Timestamp,
     /// The rules that the group's state speaks.
     pub rules_version: u32,
+    /// The whole state of a group without slots, opaque here; empty for shards.
+    pub state: Bytes,
 }
 
 /// What applying some entries changed. Written whole or not at all.

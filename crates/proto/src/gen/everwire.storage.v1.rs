@@ -311,7 +311,7 @@ pub struct KeyRow {
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct IndexRow {}
-/// What a shard has applied: written in the batch of the rows and events that it covers.
+/// What a group has applied: written in the batch of the rows and events that it covers.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Applied {
     #[prost(message, optional, tag = "1")]
@@ -326,6 +326,9 @@ pub struct Applied {
     pub time_ms: u64,
     #[prost(uint32, tag = "5")]
     pub rules_version: u32,
+    /// The whole state of a group without slots; empty for shards, whose state is rows.
+    #[prost(bytes = "bytes", tag = "6")]
+    pub state: ::prost::bytes::Bytes,
 }
 /// The identity of a data directory, in the file IDENTITY.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -245,6 +245,7 @@ pub(crate) fn put_applied(
         membership_position: applied.membership_position.map(position),
         time_ms: applied.time.0,
         rules_version: applied.rules_version,
+        state: applied.state.clone(),
     };
     let key = Key::Applied(group).encode();
     let value = record::seal(&key, &storage::encode_applied(&message));
@@ -273,5 +274,6 @@ pub(crate) fn open_applied(key: &[u8], value: &[u8]) -> Result<Applied, StoreErr
         membership_position: message.membership_position.map(position),
         time: Timestamp(message.time_ms),
         rules_version: message.rules_version,
+        state: message.state,
     })
 }

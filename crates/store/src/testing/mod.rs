@@ -279,6 +279,7 @@ pub fn write_of(index: u64) -> ApplyWrite {
             membership_position: None,
             time: Timestamp(1000 + index),
             rules_version: 1,
+            state: Bytes::new(),
         },
     }
 }

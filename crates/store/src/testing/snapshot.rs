@@ -1,19 +1,21 @@
 //! Cases of snapshots: a frozen moment, copied whole, installed safely.
 
 use bytes::Bytes;
+use everwire_core::ids::META_GROUP;
 use everwire_core::row::{RowKey, SessionKey};
 use everwire_proto::{storage, storage_v1};
 
 use crate::testing::apply::rows_of;
 use crate::testing::{
-    Harness, append, at, head, indexes, offsets, open, purge, records, session, write_of,
-    write_session,
+    Harness, answer, append, at, done, head, indexes, offsets, open, purge, records, session,
+    truncate, write_of, write_session,
 };
-use crate::{Applied, Store, StoreError};
+use crate::{Applied, Store, StoreError, VoteRecord};
 
 pub(super) fn cases(make: &dyn Fn() -> Harness) {
     a_snapshot_copies_a_group_as_it_was(&make(), &make());
     a_snapshot_of_nothing_is_empty(&make());
+    the_metadata_group_is_a_group_like_any_other(&make(), &make());
     large_groups_come_in_pieces(&make(), &make());
     an_install_cut_short_leaves_nothing(&make(), &make());
     an_install_takes_only_whole_rows_of_its_group(&make(), &make());
@@ -126,6 +128,65 @@ fn a_snapshot_of_nothing_is_empty(bed: &Harness) {
     install(&*store, 1000, write_of(8).applied, Vec::new());
     assert_eq!(store.applied(1000).unwrap().unwrap().position, at(8));
     assert_eq!(offsets(&*store, session(0, 1, 1)).len(), 3);
+}
+
+/// Its number is the highest there is: every range of keys must still hold it.
+fn the_metadata_group_is_a_group_like_any_other(from: &Harness, to: &Harness) {
+    let group = META_GROUP;
+    let write = |index: u64, state: &'static [u8]| {
+        let mut write = write_of(index);
+        write.applied.state = Bytes::from_static(state);
+        write
+    };
+    let vote = VoteRecord {
+        term: 9,
+        node: 7,
+        committed: true,
+    };
+    let source = open(from);
+    fill(&*source, 15, 1, 3);
+    append(&*source, 15, records(1..=2)).unwrap();
+    append(&*source, group, records(1..=9)).unwrap();
+    let (send, told) = done();
+    source.save_vote(group, vote, send);
+    answer(&told).unwrap();
+    source.write(group, write(5, b"five")).unwrap();
+    source.flush().unwrap();
+    assert_eq!(source.durable_applied(group), Some(at(5)));
+    purge(&*source, group, at(4)).unwrap();
+    truncate(&*source, group, Some(8));
+    source.write(group, write(6, b"six")).unwrap();
+    from.crash(source);
+    let source = open(from);
+    assert_eq!(source.vote(group).unwrap(), Some(vote));
+    assert_eq!(indexes(&*source, group), [5, 6, 7, 8]);
+    assert_eq!(indexes(&*source, 15), [1, 2]);
+    assert_eq!(
+        source.applied(group).unwrap(),
+        Some(write(5, b"five").applied)
+    );
+    source.write(group, write(8, b"eight")).unwrap();
+    let (applied, pieces) = chunks(&*source, group);
+    assert!(pieces.is_empty());
+    let applied = applied.unwrap();
+    assert_eq!(applied.state, Bytes::from_static(b"eight"));
+
+    let target = open(to);
+    let kept = fill(&*target, 15, 1, 3);
+    append(&*target, group, records(1..=2)).unwrap();
+    target.write(group, write(1, b"one")).unwrap();
+    let cut_short = target.install(group).unwrap();
+    drop(cut_short);
+    to.crash(target);
+    let target = open(to);
+    assert_eq!(target.applied(group).unwrap(), None);
+    assert_eq!(indexes(&*target, group), [1, 2]);
+    install(&*target, group, applied.clone(), pieces);
+    purge(&*target, group, at(8)).unwrap();
+    to.crash(target);
+    let target = open(to);
+    assert_eq!(target.applied(group).unwrap(), Some(applied));
+    assert_eq!(target.log_state(group).unwrap().purged, Some(at(8)));
 }
 
 fn large_groups_come_in_pieces(from: &Harness, to: &Harness) {
