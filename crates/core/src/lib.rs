@@ -12,6 +12,7 @@ pub mod ids;
 pub mod limits;
 pub mod position;
 pub mod row;
+pub mod topology;
 pub mod vocabulary;
 
 pub use clock::{Clock, Random, Timestamp};

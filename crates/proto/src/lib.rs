@@ -43,6 +43,13 @@ mod generated {
                 include!("gen/everwire.edge.v1.rs");
             }
         }
+        /// Package `everwire.internal.v1`: between nodes.
+        pub mod internal {
+            /// Version 1.
+            pub mod v1 {
+                include!("gen/everwire.internal.v1.rs");
+            }
+        }
         /// Package `everwire.storage.v1`: the disk.
         pub mod storage {
             /// Version 1.
@@ -54,6 +61,7 @@ mod generated {
 }
 
 pub use generated::everwire::edge::v1 as edge_v1;
+pub use generated::everwire::internal::v1 as internal_v1;
 pub use generated::everwire::storage::v1 as storage_v1;
 pub use generated::everwire::v1;
 

@@ -17,15 +17,15 @@ const FILES: &[&str] = &[
     "everwire/edge/v1/frame.proto",
     "everwire/storage/v1/log.proto",
     "everwire/storage/v1/row.proto",
+    "everwire/storage/v1/topology.proto",
+    "everwire/internal/v1/peer.proto",
 ];
 
 fn generate(out: &Path) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../proto");
     let descriptors = protox::compile(FILES, [&root]).expect("the proto files compile");
     let public = protox::compile(
-        FILES.iter().filter(|file| {
-            file.contains("/v1/") && !file.contains("edge") && !file.contains("storage")
-        }),
+        FILES.iter().filter(|file| file.starts_with("everwire/v1/")),
         [&root],
     )
     .expect("the public files compile alone");

@@ -213,7 +213,13 @@ async fn lead(raft: &Raft, node: NodeId, addr: &str) -> Result<(), String> {
     let initialized = raft.is_initialized().await.map_err(|error| text(&error))?;
     if !initialized {
         let addr = addr.to_owned();
-        let members = BTreeMap::from([(node.0, Peer { addr })]);
+        let members = BTreeMap::from([(
+            node.0,
+            Peer {
+                addr,
+                ..Peer::default()
+            },
+        )]);
         let made = raft.initialize(members).await;
         made.map_err(|error| text(&error))?;
     }

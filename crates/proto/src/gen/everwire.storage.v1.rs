@@ -50,8 +50,12 @@ pub struct NodeSet {
 pub struct Member {
     #[prost(uint64, tag = "1")]
     pub node: u64,
+    /// Where clients reach it.
     #[prost(string, tag = "2")]
     pub addr: ::prost::alloc::string::String,
+    /// Where other nodes reach it.
+    #[prost(string, tag = "3")]
+    pub peer: ::prost::alloc::string::String,
 }
 /// A vote of one group.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -419,6 +423,143 @@ impl RunState {
             "RUN_STATE_COMPLETED" => Some(Self::Completed),
             "RUN_STATE_FAILED" => Some(Self::Failed),
             "RUN_STATE_CANCELLED" => Some(Self::Cancelled),
+            _ => None,
+        }
+    }
+}
+/// The state of the metadata group, kept whole in its applied row.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Topology {
+    #[prost(uint64, tag = "1")]
+    pub version: u64,
+    #[prost(uint32, tag = "2")]
+    pub replication: u32,
+    #[prost(message, repeated, tag = "3")]
+    pub nodes: ::prost::alloc::vec::Vec<TopologyNode>,
+    /// By the shards' numbers.
+    #[prost(message, repeated, tag = "4")]
+    pub shards: ::prost::alloc::vec::Vec<Placement>,
+    #[prost(uint64, repeated, tag = "5")]
+    pub voters: ::prost::alloc::vec::Vec<u64>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TopologyNode {
+    #[prost(uint64, tag = "1")]
+    pub id: u64,
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub addr: ::prost::alloc::string::String,
+    #[prost(string, tag = "4")]
+    pub peer: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "5")]
+    pub incarnation: u64,
+    #[prost(enumeration = "TopologyNodeState", tag = "6")]
+    pub state: i32,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Placement {
+    /// In the order of preference: the first should lead.
+    #[prost(uint64, repeated, tag = "1")]
+    pub replicas: ::prost::alloc::vec::Vec<u64>,
+    #[prost(uint64, repeated, tag = "2")]
+    pub initial: ::prost::alloc::vec::Vec<u64>,
+}
+/// What a log entry of the metadata group asks for.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct TopologyChange {
+    #[prost(oneof = "topology_change::Change", tags = "1, 2, 3, 4, 5, 6, 7")]
+    pub change: ::core::option::Option<topology_change::Change>,
+}
+/// Nested message and enum types in `TopologyChange`.
+pub mod topology_change {
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Change {
+        #[prost(message, tag = "1")]
+        Form(super::FormCluster),
+        #[prost(message, tag = "2")]
+        Join(super::JoinNode),
+        #[prost(message, tag = "3")]
+        Move(super::MoveNode),
+        #[prost(uint64, tag = "4")]
+        Retire(u64),
+        #[prost(uint64, tag = "5")]
+        Remove(u64),
+        #[prost(message, tag = "6")]
+        Place(super::PlaceShard),
+        #[prost(message, tag = "7")]
+        Voters(super::SetVoters),
+    }
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct FormCluster {
+    #[prost(message, repeated, tag = "1")]
+    pub nodes: ::prost::alloc::vec::Vec<TopologyNode>,
+    #[prost(uint32, tag = "2")]
+    pub shards: u32,
+    #[prost(uint32, tag = "3")]
+    pub replication: u32,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct JoinNode {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub addr: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub peer: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "4")]
+    pub incarnation: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MoveNode {
+    #[prost(uint64, tag = "1")]
+    pub node: u64,
+    #[prost(string, tag = "2")]
+    pub addr: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub peer: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PlaceShard {
+    #[prost(uint32, tag = "1")]
+    pub shard: u32,
+    #[prost(uint64, repeated, tag = "2")]
+    pub replicas: ::prost::alloc::vec::Vec<u64>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SetVoters {
+    #[prost(uint64, repeated, tag = "1")]
+    pub nodes: ::prost::alloc::vec::Vec<u64>,
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum TopologyNodeState {
+    Unspecified = 0,
+    Active = 1,
+    Leaving = 2,
+    Removed = 3,
+}
+impl TopologyNodeState {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "TOPOLOGY_NODE_STATE_UNSPECIFIED",
+            Self::Active => "TOPOLOGY_NODE_STATE_ACTIVE",
+            Self::Leaving => "TOPOLOGY_NODE_STATE_LEAVING",
+            Self::Removed => "TOPOLOGY_NODE_STATE_REMOVED",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "TOPOLOGY_NODE_STATE_UNSPECIFIED" => Some(Self::Unspecified),
+            "TOPOLOGY_NODE_STATE_ACTIVE" => Some(Self::Active),
+            "TOPOLOGY_NODE_STATE_LEAVING" => Some(Self::Leaving),
+            "TOPOLOGY_NODE_STATE_REMOVED" => Some(Self::Removed),
             _ => None,
         }
     }

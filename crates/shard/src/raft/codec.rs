@@ -70,6 +70,7 @@ fn membership_message(membership: &Membership) -> disk::Membership {
             .map(|(node, peer)| disk::Member {
                 node: *node,
                 addr: peer.addr.clone(),
+                peer: peer.peer.clone(),
             })
             .collect(),
     }
@@ -80,7 +81,13 @@ fn membership_value(message: disk::Membership) -> Result<Membership, io::Error> 
     let configs: Vec<BTreeSet<u64>> = configs.map(|set| set.nodes.into_iter().collect()).collect();
     let members = message.members.into_iter();
     let members: BTreeMap<u64, Peer> = members
-        .map(|member| (member.node, Peer { addr: member.addr }))
+        .map(|member| {
+            let peer = Peer {
+                addr: member.addr,
+                peer: member.peer,
+            };
+            (member.node, peer)
+        })
         .collect();
     Membership::new(configs, members).map_err(|error| damaged(format!("a membership: {error}")))
 }
@@ -159,13 +166,16 @@ mod tests {
         }
     }
 
+    fn peer(addr: &str) -> Peer {
+        Peer {
+            addr: addr.to_owned(),
+            peer: format!("peer-{addr}"),
+        }
+    }
+
     #[test]
     fn entries_come_back_as_they_went() {
-        let members = BTreeMap::from([
-            (1, Peer { addr: "a:1".into() }),
-            (2, Peer { addr: "b:2".into() }),
-            (3, Peer::default()),
-        ]);
+        let members = BTreeMap::from([(1, peer("a:1")), (2, peer("b:2")), (3, Peer::default())]);
         let joint = vec![BTreeSet::from([1, 2]), BTreeSet::from([2])];
         let membership = Membership::new(joint, members).unwrap();
         for payload in [

@@ -78,6 +78,8 @@ pub(crate) struct Outcomes(pub(crate) Vec<Outcome>);
 pub(crate) struct Peer {
     /// Its address for clients.
     pub(crate) addr: String,
+    /// Its address for other nodes; empty in a cluster of one.
+    pub(crate) peer: String,
 }
 
 /// Hears what became of a proposal; dropped unheard when the group stops first.

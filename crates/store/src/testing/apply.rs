@@ -321,6 +321,7 @@ fn what_is_applied_comes_with_its_rows(bed: &Harness) {
         members: vec![storage_v1::Member {
             node: 7,
             addr: "127.0.0.1:7400".into(),
+            peer: String::new(),
         }],
     });
     let mut write = write_session(4, session(5, 0, 1), 1..=2);
