@@ -271,6 +271,7 @@ fn membership() -> disk::Membership {
     let member = |node| disk::Member {
         node,
         addr: format!("127.0.0.1:740{node}"),
+        peer: String::new(),
     };
     disk::Membership {
         configs: vec![
