@@ -171,6 +171,10 @@ pub struct Details {
     pub limit: Option<u64>,
     /// NOT_LEADER: the address to try instead.
     pub leader: Option<String>,
+    /// NOT_LEADER: the term in which `leader` leads. A hint of a lower one is old news.
+    pub term: Option<u64>,
+    /// NOT_LEADER: the version of the topology that the hint was read from.
+    pub map_version: Option<u64>,
 }
 
 /// A refusal: code, sentence, facts. The only error that crosses a crate's door to a client.

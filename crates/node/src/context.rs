@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
+use crate::map::Maps;
 use crate::metrics::Metrics;
 
 /// What the services share. One per node, behind an [`Arc`]; holds no connection and no task.
@@ -23,6 +24,8 @@ pub(crate) struct Context {
     pub(crate) clock: Arc<dyn Clock>,
     /// Verifies tokens.
     pub(crate) verifier: Verifier,
+    /// The map that clients find their way by.
+    pub(crate) maps: Maps,
     /// Counters.
     pub(crate) metrics: Metrics,
     /// Cancelled when the node begins to stop: streams end with DRAINING.

@@ -9,6 +9,7 @@ mod config;
 mod connection;
 mod context;
 mod identity;
+mod map;
 mod metrics;
 mod server;
 mod service;
@@ -32,6 +33,7 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use crate::context::Context;
+use crate::map::Maps;
 use crate::metrics::Metrics;
 
 /// How long a stopped node waits for the last task that holds its disk, and how often it looks.
@@ -84,6 +86,7 @@ impl Node {
             shards,
             clock: config.clock,
             verifier,
+            maps: Maps::new(),
             metrics: Metrics::new(),
             draining: CancellationToken::new(),
             cluster: identity.cluster,
@@ -91,6 +94,7 @@ impl Node {
             addr,
             version: config.version,
         });
+        tokio::spawn(map::refresh(Arc::downgrade(&context)));
         let cut = CancellationToken::new();
         let health = HealthReporter::new();
         let server = server::serve(Arc::clone(&context), listener, tls, &health, cut.clone())?;

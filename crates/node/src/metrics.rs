@@ -35,6 +35,7 @@ pub(crate) struct Metrics {
     connections: Gauge,
     connections_refused: Counter,
     follow_streams: Gauge,
+    watch_streams: Gauge,
     publish_streams: Gauge,
     delivered_events: Counter,
 }
@@ -52,6 +53,7 @@ impl Metrics {
             connections: Gauge::default(),
             connections_refused: Counter::default(),
             follow_streams: Gauge::default(),
+            watch_streams: Gauge::default(),
             publish_streams: Gauge::default(),
             delivered_events: Counter::default(),
         }
@@ -99,6 +101,11 @@ impl Metrics {
     /// Counts a follow stream until the value is dropped.
     pub(crate) fn follow_stream(&self) -> Counted {
         Counted::new(&self.follow_streams)
+    }
+
+    /// Counts a stream of maps until the value is dropped.
+    pub(crate) fn watch_stream(&self) -> Counted {
+        Counted::new(&self.watch_streams)
     }
 
     /// Counts a publish stream until the value is dropped.
@@ -156,6 +163,7 @@ impl Metrics {
             "Open follow streams",
             &self.follow_streams,
         );
+        gauge("watch_streams", "Open streams of maps", &self.watch_streams);
         gauge(
             "publish_streams",
             "Open publish streams",

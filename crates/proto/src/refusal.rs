@@ -41,6 +41,8 @@ fn details_to(details: &Details) -> Option<v1::ErrorDetails> {
         session_epoch: details.session_epoch.map(|epoch| epoch.to_string()),
         limit: details.limit,
         leader: details.leader.clone(),
+        term: details.term,
+        map_version: details.map_version,
     })
 }
 
@@ -82,6 +84,8 @@ fn details_from(details: v1::ErrorDetails) -> Details {
         session_epoch: session_epoch.and_then(Result::ok),
         limit: details.limit,
         leader: details.leader,
+        term: details.term,
+        map_version: details.map_version,
     }
 }
 

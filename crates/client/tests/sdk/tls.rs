@@ -27,6 +27,15 @@ impl Cluster for Answers {
             ..Default::default()
         }))
     }
+
+    type WatchStream = tokio_stream::Empty<Result<v1::Map, Status>>;
+
+    async fn watch(
+        &self,
+        _: Request<v1::WatchRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        Ok(Response::new(tokio_stream::empty()))
+    }
 }
 
 /// A certificate for loopback that signs itself, and its key.

@@ -1,14 +1,19 @@
-//! `Cluster`: how the cluster stands, for operators.
+//! `Cluster`: how the cluster stands, for operators; and its map, for whoever finds a way by it.
 
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use everwire_core::Refusal;
 use everwire_core::grant::Capability;
 use everwire_proto::v1;
+use futures_util::stream::{self, BoxStream};
 use tonic::{Request, Response, Status};
 
-use crate::context::Context;
-use crate::identity::Caller;
+use crate::context::{Context, drained};
+use crate::identity::{self, Caller};
+use crate::map::MapReader;
+use crate::metrics::Counted;
 use crate::service::answer;
 
 /// See the module.
@@ -58,8 +63,57 @@ impl Cluster {
     }
 }
 
+/// One watcher: it gets the latest map whenever it takes one, however many there were meanwhile.
+struct Watching {
+    context: Arc<Context>,
+    maps: MapReader,
+    /// Resolves when the token's time is over.
+    expiry: Pin<Box<dyn Future<Output = Refusal> + Send>>,
+    _counted: Counted,
+}
+
+impl Watching {
+    fn new(context: &Arc<Context>, caller: &Caller) -> Self {
+        Self {
+            maps: context.maps.reader(),
+            expiry: Box::pin(caller.expiry(Arc::clone(&context.clock))),
+            _counted: context.metrics.watch_stream(),
+            context: Arc::clone(context),
+        }
+    }
+
+    /// The next map, or why there is none any more.
+    async fn next(&mut self) -> Result<v1::Map, Refusal> {
+        tokio::select! {
+            biased;
+            refusal = &mut self.expiry => Err(refusal),
+            () = self.context.draining.cancelled() => Err(drained()),
+            map = self.maps.next() => Ok(map.as_ref().clone()),
+        }
+    }
+}
+
 #[tonic::async_trait]
 impl v1::cluster_server::Cluster for Cluster {
+    type WatchStream = BoxStream<'static, Result<v1::Map, Status>>;
+
+    /// Any good token will do: addresses are told, and nothing about a session or a tenant.
+    async fn watch(
+        &self,
+        request: Request<v1::WatchRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        let caller = identity::of(&request).map_err(|refusal| self.context.refuse(&refusal))?;
+        let watching = Watching::new(&self.context, &caller);
+        let maps = stream::unfold(Some(watching), async |watching| {
+            let mut watching = watching?;
+            match watching.next().await {
+                Ok(map) => Some((Ok(map), Some(watching))),
+                Err(refusal) => Some((Err(watching.context.refuse(&refusal)), None)),
+            }
+        });
+        Ok(Response::new(Box::pin(maps)))
+    }
+
     async fn status(
         &self,
         request: Request<v1::StatusRequest>,

@@ -204,6 +204,41 @@ async fn the_status_names_the_cluster_and_every_shard() {
 }
 
 #[tokio::test]
+async fn the_map_is_told_to_any_token_until_the_node_stops() {
+    let node = node().await;
+    let agent = node.agent().await;
+    let nobody = agent.with_token("");
+    let refused = nobody
+        .cluster()
+        .watch(nobody.ask(v1::WatchRequest {}))
+        .await;
+    assert_eq!(code(bare(refused)), Code::Unauthenticated);
+
+    // A token that opens one session only; addresses are told to it too.
+    let guest = agent.with_token(token("guest", ParticipantKind::User, "x", "subscribe"));
+    let request = guest.ask(v1::WatchRequest {});
+    let mut maps = bare(guest.cluster().watch(request).await).unwrap();
+    let map = soon(maps.message()).await.unwrap().unwrap();
+    assert_eq!(map.version, 1);
+    assert!(!map.cluster.is_empty());
+    assert_eq!(map.nodes.len(), 1);
+    assert_eq!(map.nodes[0].addr, node.addr.to_string());
+    assert!(map.nodes[0].alive);
+    for (number, shard) in (0..).zip(&map.shards) {
+        assert_eq!(shard.id, number);
+        assert_eq!(shard.leader, map.nodes[0].id);
+        assert_eq!(shard.replicas, [map.nodes[0].id]);
+        assert!(shard.term > 0);
+    }
+    assert_eq!(map.shards.len(), 2);
+
+    let stopping = tokio::spawn(node.stop());
+    let ended = soon(maps.message()).await.unwrap_err();
+    assert_eq!(from_status(&ended).code, Code::Draining);
+    soon(stopping).await.unwrap();
+}
+
+#[tokio::test]
 async fn off_loopback_needs_tls_or_insecure() {
     let dir = tempfile::tempdir().unwrap();
     let mut asked = config(dir.path());

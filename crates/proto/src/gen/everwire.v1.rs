@@ -481,6 +481,10 @@ pub struct ErrorDetails {
     pub limit: ::core::option::Option<u64>,
     #[prost(string, optional, tag = "14")]
     pub leader: ::core::option::Option<::prost::alloc::string::String>,
+    #[prost(uint64, optional, tag = "15")]
+    pub term: ::core::option::Option<u64>,
+    #[prost(uint64, optional, tag = "16")]
+    pub map_version: ::core::option::Option<u64>,
 }
 /// The first message opens, all others are batches.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -2981,6 +2985,45 @@ pub struct ShardStatus {
     #[prost(uint64, tag = "6")]
     pub committed: u64,
 }
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WatchRequest {}
+/// Who serves and who leads what. A later map replaces an earlier one; in between, the claim of a
+/// higher term about a shard's leader is the newer one.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Map {
+    /// Of the topology: it rises when nodes or replicas change, not when a leader does.
+    #[prost(uint64, tag = "1")]
+    pub version: u64,
+    #[prost(string, tag = "2")]
+    pub cluster: ::prost::alloc::string::String,
+    #[prost(message, repeated, tag = "3")]
+    pub nodes: ::prost::alloc::vec::Vec<MapNode>,
+    /// Every shard of the cluster, by its id.
+    #[prost(message, repeated, tag = "4")]
+    pub shards: ::prost::alloc::vec::Vec<MapShard>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MapNode {
+    #[prost(uint64, tag = "1")]
+    pub id: u64,
+    /// Where clients reach it.
+    #[prost(string, tag = "2")]
+    pub addr: ::prost::alloc::string::String,
+    #[prost(bool, tag = "3")]
+    pub alive: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MapShard {
+    #[prost(uint32, tag = "1")]
+    pub id: u32,
+    /// The leader's node id; 0 while there is none.
+    #[prost(uint64, tag = "2")]
+    pub leader: u64,
+    #[prost(uint64, tag = "3")]
+    pub term: u64,
+    #[prost(uint64, repeated, tag = "4")]
+    pub replicas: ::prost::alloc::vec::Vec<u64>,
+}
 /// Generated client implementations.
 pub mod cluster_client {
     #![allow(
@@ -2992,7 +3035,7 @@ pub mod cluster_client {
     )]
     use tonic::codegen::*;
     use tonic::codegen::http::Uri;
-    /// The cluster as an operator sees it.
+    /// The cluster: as an operator sees it, and as clients find their way in it.
     #[derive(Debug, Clone)]
     pub struct ClusterClient<T> {
         inner: tonic::client::Grpc<T>,
@@ -3083,6 +3126,30 @@ pub mod cluster_client {
                 .insert(GrpcMethod::new("everwire.v1.Cluster", "Status"));
             self.inner.unary(req, path, codec).await
         }
+        /// The map now, and again whenever it changes.
+        pub async fn watch(
+            &mut self,
+            request: impl tonic::IntoRequest<super::WatchRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::Map>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/everwire.v1.Cluster/Watch",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("everwire.v1.Cluster", "Watch"));
+            self.inner.server_streaming(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -3102,8 +3169,19 @@ pub mod cluster_server {
             &self,
             request: tonic::Request<super::StatusRequest>,
         ) -> std::result::Result<tonic::Response<super::StatusResponse>, tonic::Status>;
+        /// Server streaming response type for the Watch method.
+        type WatchStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::Map, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// The map now, and again whenever it changes.
+        async fn watch(
+            &self,
+            request: tonic::Request<super::WatchRequest>,
+        ) -> std::result::Result<tonic::Response<Self::WatchStream>, tonic::Status>;
     }
-    /// The cluster as an operator sees it.
+    /// The cluster: as an operator sees it, and as clients find their way in it.
     #[derive(Debug)]
     pub struct ClusterServer<T> {
         inner: Arc<T>,
@@ -3219,6 +3297,52 @@ pub mod cluster_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/everwire.v1.Cluster/Watch" => {
+                    #[allow(non_camel_case_types)]
+                    struct WatchSvc<T: Cluster>(pub Arc<T>);
+                    impl<
+                        T: Cluster,
+                    > tonic::server::ServerStreamingService<super::WatchRequest>
+                    for WatchSvc<T> {
+                        type Response = super::Map;
+                        type ResponseStream = T::WatchStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::WatchRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Cluster>::watch(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = WatchSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)

@@ -362,5 +362,7 @@ fn details_of(fields: &Fields<'_>) -> Result<v1::ErrorDetails, Refusal> {
         session_epoch: fields.text("session_epoch")?,
         limit: fields.number("limit")?,
         leader: fields.text("leader")?,
+        term: fields.number("term")?,
+        map_version: fields.number("map_version")?,
     })
 }

@@ -332,6 +332,10 @@ pub(crate) struct DetailsJson<'a> {
     limit: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     leader: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    term: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    map_version: Option<u64>,
 }
 
 impl<'a> DetailsJson<'a> {
@@ -351,6 +355,8 @@ impl<'a> DetailsJson<'a> {
             session_epoch: details.session_epoch.map(EpochText),
             limit: details.limit,
             leader: details.leader.as_deref(),
+            term: details.term,
+            map_version: details.map_version,
         }
     }
 }

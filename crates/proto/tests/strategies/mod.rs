@@ -235,6 +235,8 @@ pub(crate) fn refusal() -> impl Strategy<Value = Refusal> {
         option::of(session_epoch()),
         any::<Option<u64>>(),
         any::<Option<String>>(),
+        any::<Option<u64>>(),
+        any::<Option<u64>>(),
     );
     let details = (epochs, seqs, offsets, names, rest);
     let details = details.prop_map(|(epochs, seqs, offsets, names, rest)| Details {
@@ -252,6 +254,8 @@ pub(crate) fn refusal() -> impl Strategy<Value = Refusal> {
         session_epoch: rest.0,
         limit: rest.1,
         leader: rest.2,
+        term: rest.3,
+        map_version: rest.4,
     });
     let refusal = (select(Code::ALL), any::<String>(), details);
     refusal.prop_map(|(code, message, details)| Refusal::with(code, message, details))
