@@ -35,6 +35,16 @@ pub(crate) trait Reads {
 /// A key and its value.
 pub(crate) type Pair = (Vec<u8>, Vec<u8>);
 
+/// Bytes that are kept beside the databases for a while: not durable, and gone when dropped.
+pub(crate) trait Scratch: Send {
+    /// Adds bytes at the end.
+    fn append(&mut self, bytes: &[u8]) -> Result<(), StoreError>;
+    /// Reads `count` bytes from `place` on; fewer at the end.
+    fn read(&self, place: u64, count: usize) -> Result<Vec<u8>, StoreError>;
+    /// How many there are.
+    fn len(&self) -> u64;
+}
+
 /// The disk of one node.
 pub(crate) trait Disk: Home + Reads + Send + Sync + 'static {
     /// A batch of the log DB.
@@ -65,6 +75,9 @@ pub(crate) trait Disk: Home + Reads + Send + Sync + 'static {
     fn event_write(&self, batch: Self::EventBatch) -> Result<(), StoreError>;
     /// Makes everything written to the event DB durable: all of it, or up to some earlier batch.
     fn event_flush(&self) -> Result<(), StoreError>;
+    /// An empty scratch of this name, which no living one has. Its errors are nobody's but its
+    /// owner's: the databases are as they were.
+    fn scratch(&self, name: &str) -> Result<Box<dyn Scratch>, StoreError>;
     /// The store is closed in good order: makes durable what can be.
     fn close(&self);
     /// Calls `read` with the event DB as it stands now, unmoved by later writes.

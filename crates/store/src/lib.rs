@@ -166,6 +166,11 @@ pub trait Store: Send + Sync + 'static {
     /// A group's rows and events as they stand now, unmoved by later writes.
     fn snapshot(&self, group: u32) -> Result<Box<dyn SnapshotReader>, StoreError>;
 
+    /// Begins to take a snapshot of a group from elsewhere, to be read back once it is whole.
+    /// `applied` is what its head said. Whatever goes wrong in a spool is the transfer's failure:
+    /// the store is as it was, and nothing is left when the spool or its reader is dropped.
+    fn spool(&self, group: u32, applied: Applied) -> Result<Box<dyn SnapshotSpool>, StoreError>;
+
     /// Begins to replace a group's rows and events. Returns when the install marker is synced and
     /// the old range is gone: from here on `applied` is `None` until `finish`. Nobody may write
     /// or serve the group meanwhile. A crash before `finish` returns, or dropping it, leaves the
@@ -181,6 +186,17 @@ pub trait SnapshotReader: Send {
     /// The next piece, at most 1 MiB and a row: an encoded `storage.v1.SnapshotChunk`. `None`
     /// after the last. Waits for the disk.
     fn next_chunk(&mut self) -> Result<Option<Bytes>, StoreError>;
+}
+
+/// Keeps the pieces of a snapshot that arrives, until it is whole.
+pub trait SnapshotSpool: Send {
+    /// Takes the next piece, in the reader's order; verifies that each row is whole, belongs to
+    /// the group and comes after the last one. After an error nothing more is taken.
+    fn chunk(&mut self, chunk: Bytes) -> Result<(), StoreError>;
+
+    /// That was the last piece, says whoever knows: reads all of them from the first on, to be
+    /// handed to [`Store::install`].
+    fn finish(self: Box<Self>) -> Result<Box<dyn SnapshotReader>, StoreError>;
 }
 
 /// Writes a snapshot, piece by piece.

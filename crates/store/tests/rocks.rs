@@ -12,7 +12,9 @@ use std::sync::{Arc, Mutex};
 use everwire_store::layout::{Family, LogFamily};
 use everwire_store::rocks::RocksStore;
 use everwire_store::sim::Damage;
-use everwire_store::testing::{Bed, answer, append, at, done, options, record, suite, write_of};
+use everwire_store::testing::{
+    Bed, answer, append, at, done, options, record, session, suite, write_of, write_session,
+};
 use everwire_store::{Identity, OpenOptions, Store, StoreError, VoteRecord};
 use rocksdb::{DB, IteratorMode, Options};
 use tempfile::TempDir;
@@ -298,4 +300,55 @@ fn rocksdb_runs_with_the_options_that_matter() {
     ] {
         assert!(events.contains(line), "{line}");
     }
+}
+
+/// The pieces of a snapshot that arrives stand in files; they go with their owner, with the next
+/// open, and when they read back differently that is said.
+#[test]
+fn spooled_snapshots_are_files_that_go() {
+    let bed = RocksBed::new();
+    let store = bed.open(options()).unwrap();
+    for number in 1..=3 {
+        let write = write_session(number, session(4, 1, number), 1..=5);
+        store.write(4, write).unwrap();
+    }
+    let mut source = store.snapshot(4).unwrap();
+    let applied = source.applied().cloned().unwrap();
+    let piece = source.next_chunk().unwrap().unwrap();
+    let files = || match fs::read_dir(bed.dir().join("incoming")) {
+        Ok(files) => files.map(|file| file.unwrap().path()).collect(),
+        Err(_) => Vec::new(),
+    };
+    let spooled = || {
+        let mut spool = store.spool(4, applied.clone()).unwrap();
+        spool.chunk(piece.clone()).unwrap();
+        spool
+    };
+    let spool = spooled();
+    assert_eq!(files().len(), 1);
+    let mut reader = spool.finish().unwrap();
+    assert_eq!(reader.next_chunk().unwrap(), Some(piece.clone()));
+    assert_eq!(reader.next_chunk().unwrap(), None);
+    assert_eq!(files().len(), 1);
+    drop(reader);
+    assert!(files().is_empty(), "gone with its reader");
+    drop(spooled());
+    assert!(files().is_empty(), "gone with the spool");
+
+    for place in [0, 5, 100] {
+        let spool = spooled();
+        flip_in_file(&files()[0], place);
+        let answer = spool.finish().unwrap().next_chunk();
+        assert!(
+            matches!(answer, Err(StoreError::Damaged { .. })),
+            "{place}: {answer:?}"
+        );
+    }
+    let left = spooled();
+    drop(source);
+    bed.crash(store.clone());
+    assert_eq!(files().len(), 1, "a killed process leaves it");
+    drop((left, store));
+    drop(bed.open(options()).unwrap());
+    assert!(files().is_empty(), "gone at the next open");
 }

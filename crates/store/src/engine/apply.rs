@@ -229,6 +229,15 @@ pub(crate) fn put_applied(
     group: u32,
     applied: &Applied,
 ) -> Result<(), StoreError> {
+    let message = applied_message(applied)?;
+    let key = Key::Applied(group).encode();
+    let value = record::seal(&key, &storage::encode_applied(&message));
+    batch.put(Family::Applied, &key, &value);
+    Ok(())
+}
+
+/// What a group has applied, as it is stored and sent.
+pub(crate) fn applied_message(applied: &Applied) -> Result<storage_v1::Applied, StoreError> {
     let position = |at: LogPosition| storage_v1::LogPosition {
         term: at.term,
         node: at.node,
@@ -239,29 +248,29 @@ pub(crate) fn put_applied(
     } else {
         Some(storage::decode_membership(&applied.membership).map_err(StoreError::from)?)
     };
-    let message = storage_v1::Applied {
+    Ok(storage_v1::Applied {
         position: Some(position(applied.position)),
         membership,
         membership_position: applied.membership_position.map(position),
         time_ms: applied.time.0,
         rules_version: applied.rules_version,
         state: applied.state.clone(),
-    };
-    let key = Key::Applied(group).encode();
-    let value = record::seal(&key, &storage::encode_applied(&message));
-    batch.put(Family::Applied, &key, &value);
-    Ok(())
+    })
 }
 
 /// Reads what [`put_applied`] wrote.
 pub(crate) fn open_applied(key: &[u8], value: &[u8]) -> Result<Applied, StoreError> {
+    let payload = record::unseal("an applied row", key, value)?;
+    applied_from(storage::decode_applied(payload).map_err(StoreError::from)?)
+}
+
+/// Reads what [`applied_message`] made.
+pub(crate) fn applied_from(message: storage_v1::Applied) -> Result<Applied, StoreError> {
     let position = |at: storage_v1::LogPosition| LogPosition {
         term: at.term,
         node: at.node,
         index: at.index,
     };
-    let payload = record::unseal("an applied row", key, value)?;
-    let message = storage::decode_applied(payload).map_err(StoreError::from)?;
     let at = message
         .position
         .ok_or_else(|| damaged("an applied row without a position"))?;

@@ -20,9 +20,11 @@ mod mark;
 mod open;
 mod queue;
 mod snapshot;
+mod spool;
 mod writer;
 
 use std::ops::Range;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
@@ -41,7 +43,7 @@ use crate::error::StoreError;
 use crate::types::{
     Applied, ApplyWrite, Done, Identity, LogPosition, LogRecord, LogState, VoteRecord,
 };
-use crate::{SnapshotInstall, SnapshotReader, Store};
+use crate::{SnapshotInstall, SnapshotReader, SnapshotSpool, Store};
 
 pub(crate) use open::open;
 
@@ -55,6 +57,8 @@ pub(crate) struct Core<D: Disk> {
     pub(crate) queue: Queue,
     mark: Mark,
     flusher: Flusher,
+    /// Counts spools, for their names.
+    spools: AtomicU64,
     /// No threads: whoever queues an operation runs the writer.
     driven: bool,
 }
@@ -289,6 +293,10 @@ impl<D: Disk> Store for Engine<D> {
 
     fn snapshot(&self, group: u32) -> Result<Box<dyn SnapshotReader>, StoreError> {
         snapshot::read(&self.core, group)
+    }
+
+    fn spool(&self, group: u32, applied: Applied) -> Result<Box<dyn SnapshotSpool>, StoreError> {
+        spool::open(&self.core, group, applied)
     }
 
     fn install(&self, group: u32) -> Result<Box<dyn SnapshotInstall>, StoreError> {

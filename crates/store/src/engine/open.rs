@@ -13,6 +13,7 @@
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use crate::disk::{Batch, Disk};
 use crate::engine::flush::{Flusher, applied_positions};
@@ -73,6 +74,7 @@ pub(crate) fn open<D: Disk>(
         queue: Queue::default(),
         mark: Mark::new(watermark, batch),
         flusher: Flusher::new(options.flush_bytes, options.flush_every, durable),
+        spools: AtomicU64::new(0),
         driven,
     }))
 }

@@ -212,29 +212,28 @@ struct Install<D: Disk> {
     group: u32,
 }
 
-impl<D: Disk> Install<D> {
-    fn check(
-        &self,
-        slots: &Range<u16>,
-        row: &storage_v1::SnapshotRow,
-    ) -> Result<Family, StoreError> {
-        let damaged = |how: &str| StoreError::Damaged {
-            what: format!("a row of a snapshot of group {}: {how}", self.group),
-        };
-        let family = Family::from_number(row.family)
-            .filter(|family| *family != Family::Applied)
-            .ok_or_else(|| damaged("no such family"))?;
-        Key::decode(family, &row.key)?;
-        record::unseal("a row of a snapshot", &row.key, &row.value)?;
-        let slot = row
-            .key
-            .first_chunk::<2>()
-            .map(|slot| u16::from_be_bytes(*slot));
-        if slot.is_some_and(|slot| slots.contains(&slot)) {
-            Ok(family)
-        } else {
-            Err(damaged("its key is not in the group's slots"))
-        }
+/// Checks a row that comes from elsewhere: whole, and of this group. Says which family it is of.
+pub(crate) fn check_row(
+    group: u32,
+    slots: &Range<u16>,
+    row: &storage_v1::SnapshotRow,
+) -> Result<Family, StoreError> {
+    let damaged = |how: &str| StoreError::Damaged {
+        what: format!("a row of a snapshot of group {group}: {how}"),
+    };
+    let family = Family::from_number(row.family)
+        .filter(|family| *family != Family::Applied)
+        .ok_or_else(|| damaged("no such family"))?;
+    Key::decode(family, &row.key)?;
+    record::unseal("a row of a snapshot", &row.key, &row.value)?;
+    let slot = row
+        .key
+        .first_chunk::<2>()
+        .map(|slot| u16::from_be_bytes(*slot));
+    if slot.is_some_and(|slot| slots.contains(&slot)) {
+        Ok(family)
+    } else {
+        Err(damaged("its key is not in the group's slots"))
     }
 }
 
@@ -246,7 +245,7 @@ impl<D: Disk> SnapshotInstall for Install<D> {
         let slots = core.identity.slots(self.group);
         let mut batch = core.disk.event_batch();
         for row in &chunk.rows {
-            let family = self.check(&slots, row)?;
+            let family = check_row(self.group, &slots, row)?;
             batch.put(family, &row.key, &row.value);
         }
         let bytes = batch.bytes();

@@ -8,7 +8,7 @@ use rocksdb::{
     SnapshotWithThreadMode, WriteBatch, WriteOptions,
 };
 
-use crate::disk::{Batch, Disk, Pair, Reads, Visit};
+use crate::disk::{Batch, Disk, Pair, Reads, Scratch, Visit};
 use crate::error::StoreError;
 use crate::identity::Home;
 use crate::layout::{Family, KeyRange, LogFamily};
@@ -292,6 +292,10 @@ impl Disk for RocksDisk {
         self.events
             .flush_cfs_opt(&families, &options)
             .map_err(|error| failed(&error))
+    }
+
+    fn scratch(&self, name: &str) -> Result<Box<dyn Scratch>, StoreError> {
+        Ok(Box::new(self.home.incoming(name)?))
     }
 
     fn close(&self) {

@@ -1,4 +1,5 @@
-//! The files of a data directory that are not RocksDB's: LOCK, IDENTITY, WATERMARK.
+//! The files of a data directory that are not RocksDB's: LOCK, IDENTITY, WATERMARK, and
+//! snapshots that are arriving.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
@@ -7,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use fs4::fs_std::FileExt as Lock;
 
+use crate::disk::Scratch;
 use crate::error::StoreError;
 use crate::identity::Home;
 use crate::watermark::{SLOT_BYTES, Side, Slots};
@@ -117,6 +119,89 @@ impl Directory {
     }
 }
 
+/// Where snapshots wait that are still arriving.
+const INCOMING: &str = "incoming";
+
+impl Directory {
+    /// Removes what arrived when the last process ended: nobody can finish it.
+    pub(crate) fn clear_incoming(&self) -> Result<(), StoreError> {
+        let path = self.path.join(INCOMING);
+        match fs::remove_dir_all(&path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                Err(io_error("removing", &path)(error))
+            },
+            _ => Ok(()),
+        }
+    }
+
+    /// A new file for a snapshot that arrives.
+    pub(crate) fn incoming(&self, name: &str) -> Result<Incoming, StoreError> {
+        let dir = self.path.join(INCOMING);
+        fs::create_dir_all(&dir).map_err(io_error("making", &dir))?;
+        let path = dir.join(name);
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(&path)
+            .map_err(io_error("making", &path))?;
+        Ok(Incoming {
+            path,
+            file,
+            bytes: 0,
+        })
+    }
+}
+
+/// A file that goes with its owner.
+pub(crate) struct Incoming {
+    path: PathBuf,
+    file: File,
+    bytes: u64,
+}
+
+impl Scratch for Incoming {
+    fn append(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
+        self.file
+            .write_all_at(bytes, self.bytes)
+            .map_err(io_error("writing", &self.path))?;
+        self.bytes += bytes.len() as u64;
+        Ok(())
+    }
+
+    fn read(&self, place: u64, count: usize) -> Result<Vec<u8>, StoreError> {
+        read_at(&self.file, place, count).map_err(io_error("reading", &self.path))
+    }
+
+    fn len(&self) -> u64 {
+        self.bytes
+    }
+}
+
+impl Drop for Incoming {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_file(&self.path) {
+            tracing::warn!(path = %self.path.display(), %error, "a spooled snapshot stays until the next start");
+        }
+    }
+}
+
+/// Reads up to `count` bytes from `place` on; fewer at the end of the file.
+fn read_at(file: &File, place: u64, count: usize) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; count];
+    let mut read = 0;
+    while let Some(rest) = bytes.get_mut(read..).filter(|rest| !rest.is_empty()) {
+        match file.read_at(rest, place + read as u64) {
+            Ok(0) => break,
+            Ok(count) => read += count,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {},
+            Err(error) => return Err(error),
+        }
+    }
+    bytes.truncate(read);
+    Ok(bytes)
+}
+
 fn place(side: Side) -> usize {
     match side {
         Side::A => 0,
@@ -129,18 +214,9 @@ impl Slots for Directory {
         let Some(file) = self.watermark()? else {
             return Ok(None);
         };
-        let mut bytes = vec![0; SLOT_BYTES];
-        let mut read = 0;
-        while let Some(rest) = bytes.get_mut(read..).filter(|rest| !rest.is_empty()) {
-            match file.read_at(rest, (place(side) + read) as u64) {
-                Ok(0) => break,
-                Ok(count) => read += count,
-                Err(error) if error.kind() == ErrorKind::Interrupted => {},
-                Err(error) => return Err(io_error("reading", &self.watermark_path())(error)),
-            }
-        }
-        bytes.truncate(read);
-        Ok(Some(bytes))
+        read_at(file, place(side) as u64, SLOT_BYTES)
+            .map(Some)
+            .map_err(io_error("reading", &self.watermark_path()))
     }
 
     fn write_slot(&self, side: Side, bytes: &[u8]) -> Result<(), StoreError> {

@@ -6,6 +6,7 @@
 //! DIR/WATERMARK   votes and the last synced batch; two slots
 //! DIR/log/        the log DB: WAL on, every write synced
 //! DIR/events/     the event DB: no WAL, flushed
+//! DIR/incoming/   snapshots that are arriving; removed at open
 //! ```
 //!
 //! Never: logic. What is written when, and what an open must find, stands in `engine`.
@@ -34,6 +35,7 @@ impl RocksStore {
     pub fn open(dir: &Path, options: OpenOptions) -> Result<Arc<dyn Store>, StoreError> {
         let home = Directory::lock(dir, options.create.is_some())?;
         let (identity, watermark) = identity::settle(&home, &options)?;
+        home.clear_incoming()?;
         let disk = RocksDisk::open(home, &options)?;
         let core = engine::open(disk, identity, watermark, &options, false)?;
         Ok(Arc::new(Engine::threaded(core)?))

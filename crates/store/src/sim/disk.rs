@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::{Bound, ControlFlow};
 use std::sync::{Arc, Weak};
 
-use crate::disk::{Batch, Disk, Pair, Reads, Visit};
+use crate::disk::{Batch, Disk, Pair, Reads, Scratch, Visit};
 use crate::engine::Core;
 use crate::error::StoreError;
 use crate::identity::Home;
@@ -376,6 +376,26 @@ impl Reads for Handle {
     }
 }
 
+/// A scratch in memory.
+struct Memory(Vec<u8>);
+
+impl Scratch for Memory {
+    fn append(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
+        self.0.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn read(&self, place: u64, count: usize) -> Result<Vec<u8>, StoreError> {
+        let start = usize::try_from(place).unwrap_or(usize::MAX);
+        let rest = self.0.get(start..).unwrap_or_default();
+        Ok(rest.get(..count).unwrap_or(rest).to_vec())
+    }
+
+    fn len(&self) -> u64 {
+        self.0.len() as u64
+    }
+}
+
 /// The event DB of one moment.
 struct Frozen(Maps<Family>);
 
@@ -448,6 +468,10 @@ impl Disk for Handle {
             state.events.sync();
             Ok(())
         })
+    }
+
+    fn scratch(&self, _name: &str) -> Result<Box<dyn Scratch>, StoreError> {
+        Ok(Box::new(Memory(Vec::new())))
     }
 
     fn close(&self) {

@@ -10,13 +10,16 @@ use crate::testing::{
     Harness, answer, append, at, done, head, indexes, offsets, open, purge, records, session,
     truncate, write_of, write_session,
 };
-use crate::{Applied, Store, StoreError, VoteRecord};
+use crate::{Applied, SnapshotReader, Store, StoreError, VoteRecord};
 
 pub(super) fn cases(make: &dyn Fn() -> Harness) {
     a_snapshot_copies_a_group_as_it_was(&make(), &make());
     a_snapshot_of_nothing_is_empty(&make());
     the_metadata_group_is_a_group_like_any_other(&make(), &make());
     large_groups_come_in_pieces(&make(), &make());
+    what_arrives_is_read_back_once_it_is_whole(&make(), &make());
+    what_arrives_broken_costs_the_transfer_only(&make(), &make());
+    the_metadata_group_travels_as_its_head(&make(), &make());
     an_install_cut_short_leaves_nothing(&make(), &make());
     an_install_takes_only_whole_rows_of_its_group(&make(), &make());
     the_log_follows_an_install(&make(), &make());
@@ -172,7 +175,7 @@ fn the_metadata_group_is_a_group_like_any_other(from: &Harness, to: &Harness) {
     assert_eq!(applied.state, Bytes::from_static(b"eight"));
 
     let target = open(to);
-    let kept = fill(&*target, 15, 1, 3);
+    fill(&*target, 15, 1, 3);
     append(&*target, group, records(1..=2)).unwrap();
     target.write(group, write(1, b"one")).unwrap();
     let cut_short = target.install(group).unwrap();
@@ -302,4 +305,117 @@ fn the_log_follows_an_install(from: &Harness, to: &Harness) {
     assert_eq!(target.applied(4).unwrap().unwrap().position, at(100));
     let state = target.log_state(4).unwrap();
     assert_eq!((state.purged, state.last), (Some(at(100)), Some(at(103))));
+}
+
+/// Reads a reader to its end.
+fn drain(mut reader: Box<dyn SnapshotReader>) -> Vec<Bytes> {
+    std::iter::from_fn(|| reader.next_chunk().unwrap()).collect()
+}
+
+fn what_arrives_is_read_back_once_it_is_whole(from: &Harness, to: &Harness) {
+    let source = open(from);
+    let sessions = fill(&*source, 4, 3, 20);
+    let mut write = write_of(4);
+    write.events = (1..=30)
+        .map(|offset| (session(4, 2, 7), crate::testing::event(offset, 100_000)))
+        .collect();
+    source.write(4, write).unwrap();
+    let mut reader = source.snapshot(4).unwrap();
+    let head = reader.applied().unwrap().to_head(4).unwrap();
+
+    let target = open(to);
+    let old = fill(&*target, 4, 1, 2);
+    let (group, applied) = Applied::from_head(&head).unwrap();
+    assert_eq!((group, Some(&applied)), (4, reader.applied()));
+    let mut spool = target.spool(group, applied.clone()).unwrap();
+    // Two at once are two, also of one group.
+    let mut other = target.spool(group, applied.clone()).unwrap();
+    let mut sent = Vec::new();
+    while let Some(chunk) = reader.next_chunk().unwrap() {
+        spool.chunk(chunk.clone()).unwrap();
+        sent.push(chunk);
+    }
+    assert!(sent.len() > 2, "{}", sent.len());
+    other.chunk(sent[0].clone()).unwrap();
+    drop(other);
+    assert_eq!(
+        offsets(&*target, old[0]).len(),
+        2,
+        "nothing has changed yet"
+    );
+    let reader = spool.finish().unwrap();
+    assert_eq!(reader.applied(), Some(&applied));
+    let back = drain(reader);
+    assert!(back == sent, "byte for byte");
+    install(&*target, 4, applied, back);
+    assert_eq!(offsets(&*target, sessions[2]).len(), 20);
+    assert_eq!(offsets(&*target, session(4, 2, 7)).len(), 30);
+}
+
+fn what_arrives_broken_costs_the_transfer_only(from: &Harness, to: &Harness) {
+    let source = open(from);
+    fill(&*source, 4, 2, 30);
+    let (applied, pieces) = chunks(&*source, 4);
+    let applied = applied.unwrap();
+    let good = storage::decode_snapshot_chunk(&pieces[0]).unwrap();
+    let target = open(to);
+    let kept = fill(&*target, 4, 2, 3);
+    let refused = |pieces: &[Bytes]| {
+        let mut spool = target.spool(4, applied.clone()).unwrap();
+        let mut answer = Ok(());
+        for piece in pieces {
+            answer = spool.chunk(piece.clone());
+        }
+        let again = spool.chunk(pieces[0].clone());
+        for answer in [answer, again, spool.finish().map(drop)] {
+            assert!(
+                matches!(answer, Err(StoreError::Damaged { .. })),
+                "{answer:?}"
+            );
+        }
+    };
+    let changed = |change: &dyn Fn(&mut storage_v1::SnapshotChunk)| {
+        let mut bad = good.clone();
+        change(&mut bad);
+        storage::encode_snapshot_chunk(&bad)
+    };
+    refused(&[changed(&|chunk| {
+        let mut value = chunk.rows[3].value.to_vec();
+        value[20] ^= 1;
+        chunk.rows[3].value = Bytes::from(value);
+    })]);
+    refused(&[changed(&|chunk| chunk.rows[0].family = 5)]);
+    refused(&[changed(&|chunk| chunk.rows.swap(0, 1))]);
+    refused(&[pieces[0].clone(), pieces[0].clone()]);
+    refused(&[Bytes::from_static(b"\x01\xff\xff")]);
+    let mut foreign = target.spool(5, applied.clone()).unwrap();
+    assert!(foreign.chunk(pieces[0].clone()).is_err(), "foreign slots");
+    // Cut in the middle: nobody calls it finished.
+    let mut cut = target.spool(4, applied.clone()).unwrap();
+    cut.chunk(pieces[0].clone()).unwrap();
+    drop(cut);
+    assert!(Applied::from_head(b"\x01\xff").is_err());
+    assert!(Applied::from_head(&pieces[0]).is_err());
+    for here in kept {
+        assert_eq!(offsets(&*target, here).len(), 3);
+    }
+    append(&*target, 4, records(1..=2)).unwrap();
+    target.write(4, write_of(3)).unwrap();
+}
+
+fn the_metadata_group_travels_as_its_head(from: &Harness, to: &Harness) {
+    let source = open(from);
+    let mut write = write_of(3);
+    write.applied.state = Bytes::from_static(b"three");
+    source.write(META_GROUP, write).unwrap();
+    let reader = source.snapshot(META_GROUP).unwrap();
+    let head = reader.applied().unwrap().to_head(META_GROUP).unwrap();
+    let target = open(to);
+    let (group, applied) = Applied::from_head(&head).unwrap();
+    let spool = target.spool(group, applied).unwrap();
+    let reader = spool.finish().unwrap();
+    let applied = reader.applied().cloned().unwrap();
+    install(&*target, group, applied, drain(reader));
+    let found = target.applied(META_GROUP).unwrap().unwrap();
+    assert_eq!(found.state, Bytes::from_static(b"three"));
 }
