@@ -28,8 +28,21 @@ pub struct Batch {
     pub rules_version: u32,
     /// The cluster's timeline: half of every session epoch.
     pub timeline: u32,
+    /// What the leader asks of the whole shard: done before the commands, in order.
+    pub control: Vec<Control>,
     /// The commands; each has its own outcome.
     pub commands: Vec<Command>,
+}
+
+/// What a leader asks of its whole shard. Nobody's request: it has no actor, and no outcome.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Control {
+    /// The shard applies by these rules from here on, and never again by older ones. Proposed
+    /// when every member has said that it knows them; a replica that does not know them stops.
+    RaiseRules {
+        /// The rules' version.
+        version: u32,
+    },
 }
 
 /// One command on one session.

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 
 use bytes::Bytes;
 use everwire_core::clock::Timestamp;
-use everwire_core::command::{Batch, Command, Op};
+use everwire_core::command::{Batch, Command, Control, Op};
 use everwire_core::event::{
     Author, Body, Codec, Data, Draft, Event, MessageStatus, PartKind, ParticipantKind, Raw, Role,
     RunStamp, Visibility,
@@ -255,8 +255,22 @@ fn batch() -> Batch {
         stamp: Timestamp(1_700_000_000_042),
         rules_version: 1,
         timeline: 1,
+        control: Vec::new(),
         commands: ops.into_iter().map(command).collect(),
     }
+}
+
+/// One batch for each thing that a leader asks of its shard.
+fn controls() -> Vec<(&'static str, Batch)> {
+    let of = |control| Batch {
+        control: vec![control],
+        commands: Vec::new(),
+        ..batch()
+    };
+    vec![(
+        "control-raise-rules",
+        of(Control::RaiseRules { version: 300 }),
+    )]
 }
 
 fn position() -> disk::LogPosition {
@@ -370,6 +384,9 @@ fn values() -> BTreeMap<String, Vec<u8>> {
     for (name, row) in rows() {
         values.insert(format!("row-{name}"), storage::encode_row(&row));
     }
+    for (name, batch) in controls() {
+        values.insert(name.to_owned(), storage::encode_batch(&batch).into());
+    }
     let batch = storage::encode_batch(&batch());
     let entries = [
         ("entry-batch", Payload::Batch(batch.clone())),
@@ -406,7 +423,7 @@ fn rewrite(name: &str, bytes: &[u8]) -> Result<Vec<u8>, StorageError> {
         "event" => storage::encode_event(&storage::decode_event(bytes)?),
         "row" => storage::encode_row(&storage::decode_row(bytes)?),
         "entry" => storage::encode_log_entry(&storage::decode_log_entry(bytes)?).into(),
-        "batch" => storage::encode_batch(&storage::decode_batch(bytes)?).into(),
+        "batch" | "control" => storage::encode_batch(&storage::decode_batch(bytes)?).into(),
         "applied" => storage::encode_applied(&storage::decode_applied(bytes)?).into(),
         "membership" => storage::encode_membership(&storage::decode_membership(bytes)?).into(),
         "position" => storage::encode_log_position(&storage::decode_log_position(bytes)?).into(),

@@ -9,4 +9,6 @@
 pub mod session;
 
 pub use session::resolve;
-pub use session::txn::{ApplyError, Changes, RULES_VERSION, ShardState, Txn, View, ViewError};
+pub use session::txn::{
+    ApplyError, Changes, RULES_VERSION, ShardState, Txn, View, ViewError, may_raise,
+};

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use everwire_core::Outcome;
 use everwire_core::limits::ROW_CACHE_BYTES_MAX;
 use everwire_core::{Code, Refusal};
-use everwire_rules::{Changes, ShardState, Txn};
+use everwire_rules::{Changes, RULES_VERSION, ShardState, Txn};
 use everwire_store::{Applied, ApplyWrite, LogPosition, SnapshotReader, Store, StoreError};
 use openraft::EntryPayload;
 use openraft::storage::ApplyResponder;
@@ -20,6 +20,7 @@ use crate::raft::codec;
 use crate::raft::types::{Entry, Outcomes, StoredMembership, TypeConfig};
 use crate::rows::{CachedView, RowCache};
 use crate::set::OnFatal;
+use crate::support::Support;
 
 /// A committed entry and whoever waits for its outcomes.
 pub(crate) type Committed = (Entry, Option<ApplyResponder<TypeConfig>>);
@@ -71,6 +72,8 @@ pub(crate) struct Applier {
     rows: Mutex<RowCache>,
     /// Locked for moments.
     standing: Mutex<Standing>,
+    /// Which rules this node and its peers know.
+    support: Arc<Support>,
     on_fatal: OnFatal,
 }
 
@@ -96,10 +99,12 @@ impl Applier {
         let standing = standing.map_err(|error| StoreError::Damaged {
             what: format!("the applied row of group {group}: {error}"),
         })?;
+        let support = Arc::new(Support::new(store.identity().node, RULES_VERSION));
         Ok(Self {
             group,
             store,
             feed,
+            support,
             rows: Mutex::new(RowCache::new(cache_bytes)),
             standing: Mutex::new(standing),
             on_fatal,
@@ -123,6 +128,11 @@ impl Applier {
         self.lock_standing().state.rules_version
     }
 
+    /// Which rules this node and its peers know.
+    pub(crate) fn support(&self) -> &Support {
+        &self.support
+    }
+
     fn lock_standing(&self) -> MutexGuard<'_, Standing> {
         let guard = self.standing.lock();
         guard.expect("a panic while applying ends the process")
@@ -141,7 +151,7 @@ impl Applier {
         let mut last = None;
         let changes = {
             let view = CachedView::new(&*self.store, &mut rows);
-            let mut txn = Txn::new(&view, standing.state);
+            let mut txn = Txn::with_supported(&view, standing.state, self.support.supported());
             for (entry, responder) in entries {
                 last = Some(codec::position(&entry.log_id));
                 let outcomes = apply_entry(&mut txn, &mut standing, entry)?;

@@ -7,6 +7,7 @@
 //! The whole is told in docs/protocol/replication.md.
 
 mod apply;
+mod duties;
 mod feed;
 mod group;
 mod handle;
@@ -20,7 +21,9 @@ mod rows;
 mod run_watch;
 mod set;
 mod subscription;
+mod support;
 
+pub use everwire_rules::RULES_VERSION;
 pub use everwire_rules::resolve::Answer;
 pub use everwire_store::{Identity, OpenOptions, Store, StoreError};
 pub use handle::{AttachRequest, Attached, ShardHandle, ShardStatus};
@@ -31,3 +34,4 @@ pub use run_watch::RunWatch;
 pub use set::open_store;
 pub use set::{OnFatal, OpenError, ShardSet, ShardSetConfig};
 pub use subscription::{Delivery, Subscription};
+pub use support::Support;

@@ -9,8 +9,10 @@ use everwire_core::{Clock, Code, Details, Refusal};
 use openraft::errors::{ClientWriteError, ForwardToLeader};
 use openraft::raft::ClientWriteResult;
 use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 
 use crate::apply::Applier;
+use crate::duties::Duties;
 use crate::lanes::{Answer, Lanes};
 use crate::raft::types::{Outcomes, Proposal, Raft, Reply, TypeConfig};
 
@@ -75,8 +77,20 @@ impl Drop for Proposer {
 }
 
 impl Proposer {
+    /// What this node does unasked while it leads; it ends with the proposer.
+    fn duties(&self) -> Duties {
+        Duties {
+            raft: self.raft.clone(),
+            applier: self.applier.clone(),
+            clock: self.clock.clone(),
+            timeline: self.timeline,
+        }
+    }
+
     /// Runs until the lanes are closed and empty and nothing is in flight, or the group stops.
     pub(crate) async fn run(self) {
+        let mut duties = JoinSet::new();
+        duties.spawn(self.duties().run());
         let slots = Arc::new(Semaphore::new(ENTRIES_IN_FLIGHT_MAX));
         while self.lanes.ready().await {
             // The slot comes first: what arrives while the pipeline is full shares an entry.
@@ -88,6 +102,7 @@ impl Proposer {
                 stamp: self.clock.now(),
                 rules_version: self.applier.rules_version(),
                 timeline: self.timeline,
+                control: Vec::new(),
                 commands: load.commands,
             };
             let proposal = Proposal(everwire_proto::storage::encode_batch(&batch));

@@ -146,6 +146,7 @@ impl Rules {
             stamp: self.now,
             rules_version: RULES_VERSION,
             timeline: TIMELINE,
+            control: Vec::new(),
             commands: vec![command],
         };
         let mut txn = Txn::new(&self.rows, self.state);

@@ -81,6 +81,30 @@ pub struct Batch {
     /// The cluster's timeline: half of every session_epoch.
     #[prost(uint32, tag = "4")]
     pub timeline: u32,
+    /// What the leader asks of the whole shard: done before the commands, in order.
+    #[prost(message, repeated, tag = "5")]
+    pub control: ::prost::alloc::vec::Vec<Control>,
+}
+/// One thing that a leader asks of its whole shard. A replica that finds none of these kinds in
+/// it was built before that kind, and stops.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Control {
+    #[prost(oneof = "control::Kind", tags = "1")]
+    pub kind: ::core::option::Option<control::Kind>,
+}
+/// Nested message and enum types in `Control`.
+pub mod control {
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Kind {
+        #[prost(message, tag = "1")]
+        RaiseRules(super::RaiseRules),
+    }
+}
+/// The shard applies by these rules from here on.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RaiseRules {
+    #[prost(uint32, tag = "1")]
+    pub version: u32,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Command {

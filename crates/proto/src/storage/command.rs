@@ -1,7 +1,7 @@
 //! Batches of commands: what a shard's log carries.
 
 use everwire_core::clock::Timestamp;
-use everwire_core::command::{Batch, Command, Op};
+use everwire_core::command::{Batch, Command, Control, Op};
 use everwire_core::event::Draft;
 use everwire_core::position::{RunEpoch, Seq};
 
@@ -10,6 +10,7 @@ use crate::event::{Source, draft_from, text};
 use crate::field;
 use crate::storage_v1 as disk;
 use crate::storage_v1::command::Op as DiskOp;
+use crate::storage_v1::control::Kind as DiskControl;
 use crate::v1;
 
 pub(super) fn batch_to(batch: &Batch) -> disk::Batch {
@@ -18,17 +19,37 @@ pub(super) fn batch_to(batch: &Batch) -> disk::Batch {
         rules_version: batch.rules_version,
         commands: batch.commands.iter().map(command_to).collect(),
         timeline: batch.timeline,
+        control: batch.control.iter().copied().map(control_to).collect(),
     }
 }
 
 pub(super) fn batch_from(batch: disk::Batch) -> Result<Batch, StorageError> {
+    let control = batch.control.into_iter().map(control_from);
     let commands = batch.commands.into_iter().map(command_from);
     Ok(Batch {
         stamp: Timestamp(batch.stamp_ms),
         rules_version: batch.rules_version,
         timeline: batch.timeline,
+        control: control.collect::<Result<_, _>>()?,
         commands: commands.collect::<Result<_, _>>()?,
     })
+}
+
+fn control_to(control: Control) -> disk::Control {
+    let kind = match control {
+        Control::RaiseRules { version } => DiskControl::RaiseRules(disk::RaiseRules { version }),
+    };
+    disk::Control { kind: Some(kind) }
+}
+
+/// A kind that this build does not know is read as none, and ends the replica: it never skips.
+fn control_from(control: disk::Control) -> Result<Control, StorageError> {
+    match control.kind {
+        Some(DiskControl::RaiseRules(disk::RaiseRules { version })) => {
+            Ok(Control::RaiseRules { version })
+        },
+        None => Err(damaged("a control of no kind that is known")),
+    }
 }
 
 fn command_to(command: &Command) -> disk::Command {

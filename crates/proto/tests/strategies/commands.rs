@@ -1,7 +1,7 @@
 //! Any batch and any row.
 
 use everwire_core::clock::Timestamp;
-use everwire_core::command::{Batch, Command, Op};
+use everwire_core::command::{Batch, Command, Control, Op};
 use everwire_core::ids::{Namespace, SessionNo};
 use everwire_core::position::{RunEpoch, Seq};
 use everwire_core::row::{
@@ -64,13 +64,22 @@ fn command() -> impl Strategy<Value = Command> {
     )
 }
 
+fn control() -> impl Strategy<Value = Control> {
+    any::<u32>().prop_map(|version| Control::RaiseRules { version })
+}
+
 pub(crate) fn batch() -> impl Strategy<Value = Batch> {
     let numbers = any::<(u64, u32, u32)>();
-    (numbers, vec(command(), 0..4)).prop_map(|((stamp, rules_version, timeline), commands)| Batch {
-        stamp: Timestamp(stamp),
-        rules_version,
-        timeline,
-        commands,
+    let control = vec(control(), 0..3);
+    (numbers, control, vec(command(), 0..4)).prop_map(|(numbers, control, commands)| {
+        let (stamp, rules_version, timeline) = numbers;
+        Batch {
+            stamp: Timestamp(stamp),
+            rules_version,
+            timeline,
+            control,
+            commands,
+        }
     })
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use everwire_core::command::Batch;
+use everwire_core::command::{Batch, Control};
 use everwire_core::row::{Row, RowKey, RowRange, SessionKey};
 use everwire_core::{Event, Outcome, Timestamp};
 
@@ -11,6 +11,15 @@ use super::{self as session, Stop};
 
 /// The newest rules that this build knows.
 pub const RULES_VERSION: u32 = 1;
+
+/// The version that a shard may be raised to, if any: the newest that every one of its voters
+/// and learners has said that it knows. `None` stands for a member that has said nothing, and
+/// then nothing is raised.
+pub fn may_raise(current: u32, supported_of_members: &[Option<u32>]) -> Option<u32> {
+    let known: Option<Vec<u32>> = supported_of_members.iter().copied().collect();
+    let lowest = known?.into_iter().min()?;
+    (lowest > current).then_some(lowest)
+}
 
 /// What applying may read: the shard's rows as they stood before this transaction.
 pub trait View {
@@ -86,29 +95,42 @@ impl std::error::Error for ApplyError {}
 pub struct Txn<'v> {
     view: &'v dyn View,
     state: ShardState,
+    supported: u32,
     overlay: Overlay,
 }
 
 impl<'v> Txn<'v> {
     /// Starts from the shard's rows and state as they stand.
     pub fn new(view: &'v dyn View, state: ShardState) -> Self {
+        Self::with_supported(view, state, RULES_VERSION)
+    }
+
+    /// The same by a replica that knows the rules up to `supported`: [`RULES_VERSION`], or
+    /// another one where it is to be shown what an older or a newer build does.
+    pub fn with_supported(view: &'v dyn View, state: ShardState, supported: u32) -> Self {
         Self {
             view,
             state,
+            supported,
             overlay: Overlay::default(),
         }
+    }
+
+    /// Where the shard stands after what was applied so far.
+    pub fn state(&self) -> ShardState {
+        self.state
     }
 
     /// Applies one batch; the outcomes are in the order of its commands. Takes the batch by
     /// value, because drafts become events without being copied. After an error the transaction
     /// is to be dropped.
     pub fn apply(&mut self, batch: Batch) -> Result<Vec<Outcome>, ApplyError> {
-        for version in [batch.rules_version, self.state.rules_version] {
-            if !(1..=RULES_VERSION).contains(&version) {
-                return Err(ApplyError::UnknownRules(version));
-            }
-        }
+        self.known(batch.rules_version)?;
+        self.known(self.state.rules_version)?;
         self.state.time = self.state.time.max(batch.stamp);
+        for control in batch.control {
+            self.control(control)?;
+        }
         let mut outcomes = Vec::with_capacity(batch.commands.len());
         for command in batch.commands {
             let (time, timeline) = (self.state.time, batch.timeline);
@@ -124,6 +146,24 @@ impl<'v> Txn<'v> {
             outcomes.push(outcome);
         }
         Ok(outcomes)
+    }
+
+    fn known(&self, version: u32) -> Result<(), ApplyError> {
+        if (1..=self.supported).contains(&version) {
+            Ok(())
+        } else {
+            Err(ApplyError::UnknownRules(version))
+        }
+    }
+
+    fn control(&mut self, control: Control) -> Result<(), ApplyError> {
+        match control {
+            Control::RaiseRules { version } => {
+                self.known(version)?;
+                self.state.rules_version = self.state.rules_version.max(version);
+            },
+        }
+        Ok(())
     }
 
     /// What all batches changed.

@@ -1,13 +1,13 @@
 //! Each refusal that the rules can give, reached once, with its facts; and what a refusal leaves.
 
-use everwire_core::command::{Batch, CancelOutcome};
+use everwire_core::command::{Batch, CancelOutcome, Control};
 use everwire_core::event::{Body, MessageStatus};
 use everwire_core::limits::{
     BATCH_EVENTS_MAX, LIVE_RUNS_MAX, OPEN_MESSAGES_MAX, OPEN_PARTS_MAX, PEOPLE_PER_DAY_MAX,
 };
 use everwire_core::row::{Row, RowKey, RowRange, RunState};
 use everwire_core::{Code, Command, Details, Offset, Op, Outcome, RunEpoch, Seq, Timestamp};
-use everwire_rules::{ApplyError, ShardState, Txn, View, ViewError};
+use everwire_rules::{ApplyError, ShardState, Txn, View, ViewError, may_raise};
 
 use crate::world::{
     World, app, batch, cancel, claim, command, delta, input, message_end, message_start, name,
@@ -504,4 +504,53 @@ fn unknown_rules_stop_the_replica() {
     };
     let mut txn = Txn::new(&world, newer);
     assert_eq!(txn.apply(of(1)), Err(ApplyError::UnknownRules(2)));
+}
+
+#[test]
+fn rules_are_raised_upwards_only_and_never_beyond_what_is_known() {
+    let world = World::default();
+    let raise = |version| Batch {
+        control: vec![Control::RaiseRules { version }],
+        ..batch(1, Vec::new())
+    };
+    // A replica of a build to come knows version 3; one of today stops at the same entry.
+    let mut newer = Txn::with_supported(&world, ShardState::default(), 3);
+    for (version, stands_at) in [(1, 1), (3, 3), (2, 3), (3, 3)] {
+        assert_eq!(newer.apply(raise(version)), Ok(Vec::new()));
+        assert_eq!(newer.state().rules_version, stands_at);
+    }
+    assert_eq!(newer.apply(raise(4)), Err(ApplyError::UnknownRules(4)));
+    let mut ours = Txn::new(&world, ShardState::default());
+    assert_eq!(ours.apply(raise(1)), Ok(Vec::new()));
+    assert_eq!(ours.apply(raise(2)), Err(ApplyError::UnknownRules(2)));
+    assert_eq!(ours.apply(raise(0)), Err(ApplyError::UnknownRules(0)));
+}
+
+#[test]
+fn commands_of_a_batch_see_the_rules_that_it_raises() {
+    let world = World::default();
+    let both = Batch {
+        control: vec![Control::RaiseRules { version: 2 }],
+        ..batch(1, vec![command("bot", Op::CreateSession)])
+    };
+    let mut txn = Txn::with_supported(&world, ShardState::default(), 2);
+    assert_eq!(txn.apply(both).map(|outcomes| outcomes.len()), Ok(1));
+    assert_eq!(txn.finish().state.rules_version, 2);
+}
+
+#[test]
+fn rules_are_raised_when_every_member_knows_them() {
+    for (current, members, expected) in [
+        (1, vec![Some(2), Some(2), Some(2)], Some(2)),
+        (1, vec![Some(3), Some(2), Some(4)], Some(2)),
+        (1, vec![Some(2), Some(1), Some(2)], None),
+        (2, vec![Some(2)], None),
+        // One that has said nothing may know nothing.
+        (1, vec![Some(2), None, Some(2)], None),
+        // It joined after the others were raised: that is no reason to go back.
+        (3, vec![Some(2), Some(3)], None),
+        (1, vec![], None),
+    ] {
+        assert_eq!(may_raise(current, &members), expected, "{members:?}");
+    }
 }

@@ -125,6 +125,7 @@ pub(crate) fn batch(ms: u64, commands: Vec<Command>) -> Batch {
         stamp: Timestamp(ms),
         rules_version: RULES_VERSION,
         timeline: 1,
+        control: Vec::new(),
         commands,
     }
 }

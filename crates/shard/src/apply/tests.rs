@@ -2,7 +2,7 @@
 
 use super::*;
 use bytes::Bytes;
-use everwire_core::command::{Batch, Op};
+use everwire_core::command::{Batch, Control, Op};
 use everwire_core::event::{Body, Draft, Role};
 use everwire_core::{
     Author, Command, Key, MessageId, Namespace, NodeId, ParticipantId, ParticipantKind, RunEpoch,
@@ -36,6 +36,14 @@ fn caching(bytes: usize) -> (Arc<Applier>, Reasons) {
     (Arc::new(applier), reasons)
 }
 
+/// An applier of a build that knows the rules up to `supported`.
+fn knowing(supported: u32) -> (Arc<Applier>, Reasons) {
+    let (mut applier, reasons) = caching(ROW_CACHE_BYTES_MAX);
+    let ours = Arc::get_mut(&mut applier).unwrap();
+    ours.support = Arc::new(Support::new(NodeId(1), supported));
+    (applier, reasons)
+}
+
 fn entry(index: u64, bytes: Bytes) -> Committed {
     let id = codec::log_id(LogPosition {
         term: 1,
@@ -65,6 +73,7 @@ fn batch(rules_version: u32) -> Bytes {
         stamp: Timestamp(7),
         rules_version,
         timeline: 1,
+        control: Vec::new(),
         commands: vec![command],
     })
 }
@@ -100,6 +109,34 @@ async fn an_entry_that_cannot_be_applied_ends_the_process() {
         let applied = applier.store().applied(0).unwrap().unwrap();
         assert_eq!(applied.position.index, 0, "a part of it was applied");
     }
+}
+
+/// RULES 2: a raise is kept beside the applied index, and a replica that does not know the
+/// version stops there.
+#[test]
+fn raised_rules_are_kept_and_stop_whoever_does_not_know_them() {
+    let raise = everwire_proto::storage::encode_batch(&Batch {
+        stamp: Timestamp(8),
+        rules_version: 1,
+        timeline: 1,
+        control: vec![Control::RaiseRules { version: 2 }],
+        commands: Vec::new(),
+    });
+    let entries = || vec![entry(0, batch(1)), entry(1, raise.clone())];
+    let (newer, _) = knowing(2);
+    newer.apply(entries()).unwrap();
+    assert_eq!(newer.rules_version(), 2);
+    let applied = newer.store().applied(0).unwrap().unwrap();
+    assert_eq!(applied.rules_version, 2);
+    newer.apply(vec![entry(2, batch(2))]).unwrap();
+
+    let (ours, _) = applier();
+    ours.apply(entries()).unwrap_err();
+    // What was raised stays out of reach of an older build that finds it on its disk.
+    let (to, _) = applier();
+    let snapshot = newer.store().snapshot(0).unwrap();
+    to.install(StoredMembership::default(), snapshot).unwrap();
+    to.apply(vec![entry(3, batch(1))]).unwrap_err();
 }
 
 /// What several entries change in one transaction is what they change one by one.
@@ -201,6 +238,7 @@ proptest! {
                 stamp: Timestamp(index * 1_000),
                 rules_version: 1,
                 timeline: 1,
+                control: Vec::new(),
                 commands: vec![command(&format!("s{session}"), op)],
             });
             entry(index, batch).0
