@@ -7,6 +7,7 @@
 pub mod event;
 pub mod field;
 pub mod frame;
+pub mod internal;
 pub mod json;
 pub mod refusal;
 pub mod storage;

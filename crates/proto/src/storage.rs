@@ -14,8 +14,14 @@ use prost::Message;
 use crate::event::{Source, event_from};
 use crate::{storage_v1, v1};
 
-mod command;
+pub(crate) mod command;
 mod row;
+mod topology;
+
+pub use topology::{
+    change_from, change_to, decode_change, decode_topology, encode_change, encode_topology,
+    members_from, members_to, topology_from, topology_to,
+};
 
 /// The format byte that this version writes, and the highest that it reads.
 pub const FORMAT: u8 = 1;

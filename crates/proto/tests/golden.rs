@@ -21,7 +21,8 @@ use everwire_core::row::{
     BatchRow, EpochRow, HeadRow, InputRow, KeyRow, MessageRow, NameRow, PartRow, Row, RunRow,
     RunState,
 };
-use everwire_core::{ParticipantId, SessionNo};
+use everwire_core::topology::{Change, Member, MemberState, Placement, Topology};
+use everwire_core::{NodeId, ParticipantId, SessionNo, ShardId};
 use everwire_proto::event::{body_hash, signal_hash};
 use everwire_proto::storage::{self, StorageError};
 use everwire_proto::storage_v1 as disk;
@@ -373,6 +374,76 @@ fn files_of_a_node() -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
+fn nodes() -> BTreeMap<NodeId, Member> {
+    use MemberState::{Active, Leaving, Removed};
+    let member = |(number, state)| {
+        let member = Member {
+            name: format!("node-{number}"),
+            addr: format!("127.0.0.1:740{number}"),
+            peer: format!("127.0.0.1:750{number}"),
+            incarnation: u64::MAX - number,
+            state,
+        };
+        (NodeId(number), member)
+    };
+    let nodes = [(1, Active), (2, Leaving), (300, Removed)];
+    nodes.into_iter().map(member).collect()
+}
+
+fn topology() -> Topology {
+    let placement = |replicas: [u64; 2]| Placement {
+        replicas: replicas.map(NodeId).to_vec(),
+        initial: vec![NodeId(300), NodeId(2)],
+    };
+    Topology {
+        version: 300,
+        replication: 3,
+        nodes: nodes(),
+        shards: vec![placement([1, 2]), placement([2, 1])],
+        voters: vec![NodeId(1), NodeId(2)],
+    }
+}
+
+fn changes() -> [(&'static str, Change); 7] {
+    let node = NodeId(2);
+    let (addr, peer) = ("127.0.0.1:7409".to_owned(), "127.0.0.1:7509".to_owned());
+    [
+        (
+            "form",
+            Change::Form {
+                nodes: nodes(),
+                shards: 16,
+                replication: 3,
+            },
+        ),
+        (
+            "join",
+            Change::Join {
+                name: "node-2".to_owned(),
+                addr: addr.clone(),
+                peer: peer.clone(),
+                incarnation: 77,
+            },
+        ),
+        ("move", Change::Move { node, addr, peer }),
+        ("retire", Change::Retire { node }),
+        ("remove", Change::Remove { node }),
+        (
+            "place",
+            Change::Place {
+                shard: ShardId(15),
+                replicas: vec![NodeId(300), NodeId(1)],
+            },
+        ),
+        (
+            "voters",
+            Change::Voters {
+                nodes: vec![NodeId(1), NodeId(300)],
+            },
+        ),
+    ]
+}
+
 /// One value of each kind, encoded by this version.
 fn values() -> BTreeMap<String, Vec<u8>> {
     use disk::log_entry::Payload;
@@ -386,6 +457,12 @@ fn values() -> BTreeMap<String, Vec<u8>> {
     }
     for (name, batch) in controls() {
         values.insert(name.to_owned(), storage::encode_batch(&batch).into());
+    }
+    for (name, change) in changes() {
+        values.insert(
+            format!("change-{name}"),
+            storage::encode_change(&change).into(),
+        );
     }
     let batch = storage::encode_batch(&batch());
     let entries = [
@@ -409,6 +486,7 @@ fn values() -> BTreeMap<String, Vec<u8>> {
         ),
         ("position", storage::encode_log_position(&position()).into()),
         ("vote", storage::encode_vote(&vote()).into()),
+        ("topology", storage::encode_topology(&topology()).into()),
     ];
     for (name, value) in others.into_iter().chain(files_of_a_node()) {
         values.insert(name.to_owned(), value);
@@ -423,6 +501,8 @@ fn rewrite(name: &str, bytes: &[u8]) -> Result<Vec<u8>, StorageError> {
         "event" => storage::encode_event(&storage::decode_event(bytes)?),
         "row" => storage::encode_row(&storage::decode_row(bytes)?),
         "entry" => storage::encode_log_entry(&storage::decode_log_entry(bytes)?).into(),
+        "topology" => storage::encode_topology(&storage::decode_topology(bytes)?).into(),
+        "change" => storage::encode_change(&storage::decode_change(bytes)?).into(),
         "batch" | "control" => storage::encode_batch(&storage::decode_batch(bytes)?).into(),
         "applied" => storage::encode_applied(&storage::decode_applied(bytes)?).into(),
         "membership" => storage::encode_membership(&storage::decode_membership(bytes)?).into(),

@@ -6,12 +6,14 @@ use everwire_core::event::{Draft, Event};
 use everwire_core::position::Cursor;
 use everwire_proto::event::{body_hash, events_from_wire, events_to_wire};
 use everwire_proto::frame::{self, ServerFrame, Subprotocol};
-use everwire_proto::{json, refusal, storage, v1};
+use everwire_proto::{internal, internal_v1, json, refusal, storage, storage_v1, v1};
 use proptest::collection::vec;
 use proptest::prelude::*;
+use prost::Message;
 
-use strategies::commands::{batch, row};
+use strategies::commands::{batch, command, outcome, row};
 use strategies::frames::{client_frame, server_frame};
+use strategies::topology::{change, topology};
 use strategies::{cursor, draft, event};
 
 proptest! {
@@ -53,6 +55,28 @@ proptest! {
         let read = storage::decode_row(&stored);
         prop_assert_eq!(read.as_ref().map(storage::encode_row), Ok(stored));
         prop_assert_eq!(read, Ok(row));
+    }
+
+    #[test]
+    fn topologies_and_their_changes_come_back(topology in topology(), change in change()) {
+        let stored = storage::encode_topology(&topology);
+        let read = storage::decode_topology(&stored);
+        prop_assert_eq!(read.as_ref().map(storage::encode_topology), Ok(stored));
+        prop_assert_eq!(read, Ok(topology));
+        let stored = storage::encode_change(&change);
+        let read = storage::decode_change(&stored);
+        prop_assert_eq!(read.as_ref().map(storage::encode_change), Ok(stored));
+        prop_assert_eq!(read, Ok(change));
+    }
+
+    #[test]
+    fn forwarded_commands_and_their_outcomes_come_back(command in command(), outcome in outcome()) {
+        let sent = internal::command_to(&command).encode_to_vec();
+        let sent = storage_v1::Command::decode(&sent[..]).unwrap();
+        prop_assert_eq!(internal::command_from(sent), Ok(command));
+        let sent = internal::outcome_to(&outcome).encode_to_vec();
+        let sent = internal_v1::Outcome::decode(&sent[..]).unwrap();
+        prop_assert_eq!(internal::outcome_from(sent), Ok(outcome));
     }
 
     #[test]
@@ -120,13 +144,37 @@ proptest! {
             values.push(frame::encode_server(subprotocol, "1", &told).into());
             values.push(frame::encode_client(subprotocol, "1", &asked).into());
         }
-        for mut value in values {
-            read_all(&value[..at.index(value.len())]);
-            let place = at.index(value.len());
-            value[place] ^= damage;
-            read_all(&value);
+        for value in values {
+            read_damaged(value, at, damage);
         }
     }
+
+    #[test]
+    fn damaged_messages_of_nodes_are_read_or_refused(
+        topology in topology(),
+        change in change(),
+        outcome in outcome(),
+        at in any::<prop::sample::Index>(),
+        damage in any::<u8>(),
+    ) {
+        let values: [Vec<u8>; 3] = [
+            storage::encode_topology(&topology).into(),
+            storage::encode_change(&change).into(),
+            internal::outcome_to(&outcome).encode_to_vec(),
+        ];
+        for value in values {
+            read_damaged(value, at, damage);
+        }
+    }
+}
+
+fn read_damaged(mut value: Vec<u8>, at: prop::sample::Index, damage: u8) {
+    let place = at.index(value.len());
+    read_all(value.split_at(place).0);
+    if let Some(byte) = value.get_mut(place) {
+        *byte ^= damage;
+    }
+    read_all(&value);
 }
 
 /// Every decoder; only a panic is wrong. Whatever one of them takes, its encoder can write.
@@ -153,6 +201,22 @@ fn read_all(bytes: &[u8]) {
     }
     if let Ok(row) = storage::decode_row(bytes) {
         storage::encode_row(&row);
+    }
+    if let Ok(topology) = storage::decode_topology(bytes) {
+        storage::encode_topology(&topology);
+    }
+    if let Ok(change) = storage::decode_change(bytes) {
+        storage::encode_change(&change);
+    }
+    if let Ok(sent) = internal_v1::Outcome::decode(bytes)
+        && let Ok(outcome) = internal::outcome_from(sent)
+    {
+        internal::outcome_to(&outcome);
+    }
+    if let Ok(sent) = storage_v1::Command::decode(bytes)
+        && let Ok(command) = internal::command_from(sent)
+    {
+        internal::command_to(&command);
     }
     let _unread = storage::decode_log_entry(bytes);
     let _unread = storage::decode_applied(bytes);

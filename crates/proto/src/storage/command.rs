@@ -52,7 +52,7 @@ fn control_from(control: disk::Control) -> Result<Control, StorageError> {
     }
 }
 
-fn command_to(command: &Command) -> disk::Command {
+pub(crate) fn command_to(command: &Command) -> disk::Command {
     disk::Command {
         namespace: command.namespace.to_string(),
         session: command.session.to_string(),
@@ -63,7 +63,7 @@ fn command_to(command: &Command) -> disk::Command {
     }
 }
 
-fn command_from(command: disk::Command) -> Result<Command, StorageError> {
+pub(crate) fn command_from(command: disk::Command) -> Result<Command, StorageError> {
     let actor = command
         .actor
         .ok_or_else(|| damaged("a command without actor"))?;

@@ -1,7 +1,9 @@
-//! Any batch and any row.
+//! Any batch, any outcome and any row.
 
 use everwire_core::clock::Timestamp;
-use everwire_core::command::{Batch, Command, Control, Op};
+use everwire_core::command::{
+    Appended, Batch, CancelOutcome, Command, Control, Duplicate, Op, Outcome, Published,
+};
 use everwire_core::ids::{Namespace, SessionNo};
 use everwire_core::position::{RunEpoch, Seq};
 use everwire_core::row::{
@@ -12,7 +14,7 @@ use proptest::option;
 use proptest::prelude::*;
 
 use super::{
-    author, draft, message_status, name, offset, part_kind, participant, role, run_epoch,
+    author, draft, message_status, name, offset, part_kind, participant, refusal, role, run_epoch,
     run_state, session_epoch,
 };
 
@@ -49,7 +51,7 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
-fn command() -> impl Strategy<Value = Command> {
+pub(crate) fn command() -> impl Strategy<Value = Command> {
     let meant = option::of(session_epoch());
     let command = (namespace(), name(), author(), any::<bool>(), meant, op());
     command.prop_map(
@@ -81,6 +83,77 @@ pub(crate) fn batch() -> impl Strategy<Value = Batch> {
             commands,
         }
     })
+}
+
+fn published() -> impl Strategy<Value = Published> {
+    let duplicate = (any::<u64>(), offset(), any::<bool>());
+    let duplicate = duplicate.prop_map(|(seq, through_offset, exact)| Duplicate {
+        through_seq: Seq(seq),
+        through_offset,
+        exact,
+    });
+    let appended = (any::<(u64, u64)>(), offset(), offset());
+    let appended = appended.prop_map(|((first, last), first_offset, last_offset)| Appended {
+        first_seq: Seq(first),
+        last_seq: Seq(last),
+        first_offset,
+        last_offset,
+    });
+    let parts = (option::of(duplicate), option::of(appended));
+    (session_epoch(), parts).prop_map(|(session_epoch, (duplicate, appended))| Published {
+        session_epoch,
+        duplicate,
+        appended,
+    })
+}
+
+fn cancel_outcome() -> impl Strategy<Value = CancelOutcome> {
+    prop_oneof![
+        offset().prop_map(|offset| CancelOutcome::Applied { offset }),
+        (run_state(), offset())
+            .prop_map(|(state, offset)| CancelOutcome::AlreadyTerminal { state, offset }),
+        Just(CancelOutcome::Denied),
+        Just(CancelOutcome::UnknownRun),
+    ]
+}
+
+/// One strategy for each kind of outcome.
+pub(crate) fn outcome() -> impl Strategy<Value = Outcome> {
+    let epoch = session_epoch;
+    prop_oneof![
+        (epoch(), offset(), any::<bool>()).prop_map(|(session_epoch, tail, created)| {
+            Outcome::SessionReady {
+                session_epoch,
+                tail,
+                created,
+            }
+        }),
+        any::<bool>().prop_map(|existed| Outcome::SessionDeleted { existed }),
+        (epoch(), run_epoch(), offset(), any::<bool>()).prop_map(
+            |(session_epoch, run_epoch, offset, duplicate)| Outcome::RunGranted {
+                session_epoch,
+                run_epoch,
+                offset,
+                duplicate,
+            }
+        ),
+        published().prop_map(Outcome::Published),
+        (epoch(), offset(), any::<bool>()).prop_map(|(session_epoch, offset, duplicate)| {
+            Outcome::Posted {
+                session_epoch,
+                offset,
+                duplicate,
+            }
+        }),
+        (epoch(), cancel_outcome(), any::<bool>()).prop_map(
+            |(session_epoch, outcome, duplicate)| Outcome::Cancelled {
+                session_epoch,
+                outcome,
+                duplicate,
+            }
+        ),
+        refusal().prop_map(Outcome::Refused),
+    ]
 }
 
 fn head() -> impl Strategy<Value = HeadRow> {

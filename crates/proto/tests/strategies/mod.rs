@@ -21,6 +21,7 @@ use proptest::sample::select;
 
 pub(crate) mod commands;
 pub(crate) mod frames;
+pub(crate) mod topology;
 
 /// The last millisecond that RFC 3339 can write.
 const TIME_MS_MAX: u64 = everwire_proto::field::TIME_MS_MAX;
