@@ -38,7 +38,10 @@ pub(crate) fn settle(
     let Some(bytes) = home.read_identity()? else {
         return create(home, options);
     };
-    let identity = decode(&bytes)?;
+    let identity = decode(&bytes).map_err(|error| match error {
+        StoreError::Damaged { what } => StoreError::Quarantine { why: what },
+        other => other,
+    })?;
     check(&identity, options)?;
     let Some(watermark) = Watermark::load(home)? else {
         return Err(StoreError::Quarantine {

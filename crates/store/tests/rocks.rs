@@ -1,6 +1,10 @@
 //! The real store: the behaviour suite, and damage that only files can have.
 #![cfg(feature = "rocks")]
-#![expect(clippy::unwrap_used, reason = "a test: its panics are its answers")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test: its panics are its answers"
+)]
 
 use std::fs::{self, File, OpenOptions as FileOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -9,13 +13,14 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
+use everwire_core::ids::NodeId;
 use everwire_store::layout::{Family, LogFamily};
-use everwire_store::rocks::RocksStore;
+use everwire_store::rocks::{RocksStore, peek_identity, retire};
 use everwire_store::sim::Damage;
 use everwire_store::testing::{
     Bed, answer, append, at, done, options, record, session, suite, write_of, write_session,
 };
-use everwire_store::{Identity, OpenOptions, Store, StoreError, VoteRecord};
+use everwire_store::{Identity, LogState, OpenOptions, Store, StoreError, VoteRecord};
 use rocksdb::{DB, IteratorMode, Options};
 use tempfile::TempDir;
 
@@ -145,6 +150,14 @@ impl Bed for RocksBed {
         let log = self.dir().join("log");
         fs::remove_dir_all(&log).unwrap();
         copy(self.remembered.lock().unwrap().as_ref().unwrap(), &log).unwrap();
+    }
+
+    fn peek(&self) -> Result<Option<Identity>, StoreError> {
+        peek_identity(&self.dir())
+    }
+
+    fn retire(&self) -> Result<(), StoreError> {
+        retire(&self.dir()).map(drop)
     }
 
     fn set_format_version(&self, identity: &Identity, format_version: u32) {
@@ -351,4 +364,43 @@ fn spooled_snapshots_are_files_that_go() {
     drop((left, store));
     drop(bed.open(options()).unwrap());
     assert!(files().is_empty(), "gone at the next open");
+}
+
+/// Wherever a crash cuts a retirement: the next who opens the directory finishes it.
+#[test]
+fn a_retirement_is_finished_after_a_crash() {
+    let moved = ["WATERMARK", "log", "events", "IDENTITY"];
+    for count in 0..=moved.len() {
+        let bed = RocksBed::new();
+        let store = bed.open(options()).unwrap();
+        append(&*store, 1, vec![record(3, 1, 5)]).unwrap();
+        drop(store);
+        let (dir, target) = (bed.dir(), bed.dir().join("retired-7-1"));
+        fs::write(dir.join("RETIRING"), "retired-7-1").unwrap();
+        if count > 0 {
+            fs::create_dir(&target).unwrap();
+        }
+        for part in &moved[..count] {
+            fs::rename(dir.join(part), target.join(part)).unwrap();
+        }
+        assert_eq!(bed.peek(), Ok(None));
+        if count % 2 == 0 {
+            assert_eq!(retire(&dir).unwrap(), target);
+        }
+        let identity = Identity::new("another", NodeId(9));
+        let new = OpenOptions::create(identity, options().on_fatal);
+        let store = bed.open(new).unwrap();
+        assert_eq!(store.log_state(1).unwrap(), LogState::default());
+        assert!(!dir.join("RETIRING").exists());
+        assert_eq!(fs::read_dir(&target).unwrap().count(), moved.len());
+        drop(store);
+        // Nothing is lost: it can still be opened where it lies.
+        let old = RocksStore::open(&target, OpenOptions::new(options().on_fatal)).unwrap();
+        assert_eq!(old.log_state(1).unwrap().last, Some(at(1)));
+        drop(old);
+        // One generation is kept.
+        let second = retire(&dir).unwrap();
+        assert_eq!(second, dir.join("retired-9-1"));
+        assert!(second.exists() && !target.exists());
+    }
 }

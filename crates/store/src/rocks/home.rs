@@ -21,13 +21,14 @@ pub(crate) struct Directory {
     _lock: File,
 }
 
-fn io_error(what: &str, path: &Path) -> impl FnOnce(io::Error) -> StoreError {
+/// Names what was done to which path.
+pub(crate) fn io_error(what: &str, path: &Path) -> impl FnOnce(io::Error) -> StoreError {
     let what = format!("{what} {}", path.display());
     move |error| StoreError::Io(format!("{what}: {error}"))
 }
 
 /// Makes a file's directory entry durable.
-fn sync_dir(path: &Path) -> Result<(), StoreError> {
+pub(crate) fn sync_dir(path: &Path) -> Result<(), StoreError> {
     File::open(path)
         .and_then(|dir| dir.sync_all())
         .map_err(io_error("syncing", path))
@@ -91,7 +92,7 @@ impl Directory {
     }
 
     /// Writes a file that is there whole or not at all.
-    fn write_whole(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
+    pub(crate) fn write_whole(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
         let path = self.path.join(name);
         let part = self.path.join(format!("{name}.part"));
         let mut file = File::create(&part).map_err(io_error("making", &part))?;

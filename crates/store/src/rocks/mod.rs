@@ -7,6 +7,7 @@
 //! DIR/log/        the log DB: WAL on, every write synced
 //! DIR/events/     the event DB: no WAL, flushed
 //! DIR/incoming/   snapshots that are arriving; removed at open
+//! DIR/retired-N-n what a quarantined node left; kept until the next one
 //! ```
 //!
 //! Never: logic. What is written when, and what an open must find, stands in `engine`.
@@ -14,6 +15,7 @@
 mod disk;
 mod home;
 mod options;
+mod retire;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -23,6 +25,8 @@ use crate::{OpenOptions, Store, StoreError, identity};
 
 use disk::RocksDisk;
 use home::Directory;
+
+pub use retire::{peek_identity, retire};
 
 /// A store in RocksDB.
 pub struct RocksStore;
@@ -34,6 +38,7 @@ impl RocksStore {
     /// Dropping the store writes what is queued, flushes the event DB and ends its threads.
     pub fn open(dir: &Path, options: OpenOptions) -> Result<Arc<dyn Store>, StoreError> {
         let home = Directory::lock(dir, options.create.is_some())?;
+        retire::finish(&home, dir)?;
         let (identity, watermark) = identity::settle(&home, &options)?;
         home.clear_incoming()?;
         let disk = RocksDisk::open(home, &options)?;

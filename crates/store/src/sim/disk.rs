@@ -145,7 +145,7 @@ fn perform<F: Ord + Copy>(maps: &mut Maps<F>, batch: &SimBatch<F>) {
 pub(crate) struct State {
     /// Rises with each crash and each open: an older store is dead.
     incarnation: u64,
-    open: bool,
+    pub(crate) open: bool,
     pub(crate) identity: Option<Vec<u8>>,
     pub(crate) slots: BTreeMap<Side, Vec<u8>>,
     /// A slot write whose sync failed.
@@ -206,6 +206,15 @@ impl State {
         }
     }
 
+    /// Forgets everything that is stored. The disk is closed.
+    pub(crate) fn empty(&mut self) {
+        self.identity = None;
+        self.slots.clear();
+        self.slot_pending = None;
+        self.log = Space::default();
+        self.events = Space::default();
+    }
+
     fn sync(&mut self) -> Result<(), StoreError> {
         if std::mem::take(&mut self.fail_next_sync) {
             return Err(StoreError::Io("injected: the sync failed".into()));
@@ -254,6 +263,13 @@ impl Driver for Core<Handle> {
     }
 }
 
+/// The disk is open.
+pub(crate) fn in_use() -> StoreError {
+    StoreError::Locked {
+        path: "simulated disk".into(),
+    }
+}
+
 /// One opening of a disk; dead after a crash.
 pub(crate) struct Handle {
     disk: SimDisk,
@@ -266,9 +282,7 @@ impl Handle {
     pub(crate) fn lock(disk: &SimDisk, flush_on_close: bool) -> Result<Self, StoreError> {
         let mut state = disk.lock();
         if state.open {
-            return Err(StoreError::Locked {
-                path: "simulated disk".into(),
-            });
+            return Err(in_use());
         }
         state.open = true;
         state.incarnation += 1;

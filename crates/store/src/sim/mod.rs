@@ -157,6 +157,29 @@ impl SimDisk {
         self.lock().log = log;
     }
 
+    /// Whose disk this is, without opening it.
+    pub fn peek_identity(&self) -> Result<Option<Identity>, StoreError> {
+        let state = self.lock();
+        state.identity.as_deref().map(identity::decode).transpose()
+    }
+
+    /// Lays it to rest: what it held becomes a disk of its own, and this one is empty. Refused
+    /// while it is open, or when there is nothing. At once: no crash comes between.
+    pub fn retire(&self) -> Result<Self, StoreError> {
+        let mut state = self.lock();
+        if state.open {
+            return Err(disk::in_use());
+        }
+        if state.identity.is_none() && state.slots.is_empty() {
+            return Err(StoreError::Empty {
+                path: "simulated disk".into(),
+            });
+        }
+        let retired = state.image();
+        state.empty();
+        Ok(Self(Arc::new(Mutex::new(retired))))
+    }
+
     /// Rewrites IDENTITY with another format version: a directory of a newer release.
     pub fn set_format_version(&self, identity: &Identity, format_version: u32) {
         self.lock().identity = Some(identity::encode(identity, format_version));

@@ -45,6 +45,10 @@ pub trait Bed {
     fn remember_log(&self);
     /// Puts the remembered log DB back. The store is closed.
     fn restore_log(&self);
+    /// Whose directory it is, without opening it.
+    fn peek(&self) -> Result<Option<Identity>, StoreError>;
+    /// Lays it to rest.
+    fn retire(&self) -> Result<(), StoreError>;
     /// Makes it a directory of another format version. The store is closed.
     fn set_format_version(&self, identity: &Identity, format_version: u32);
 }
@@ -113,6 +117,14 @@ impl Bed for SimBed {
 
     fn restore_log(&self) {
         self.disk.restore_log(&self.remembered.lock().unwrap());
+    }
+
+    fn peek(&self) -> Result<Option<Identity>, StoreError> {
+        self.disk.peek_identity()
+    }
+
+    fn retire(&self) -> Result<(), StoreError> {
+        self.disk.retire().map(drop)
     }
 
     fn set_format_version(&self, identity: &Identity, format_version: u32) {

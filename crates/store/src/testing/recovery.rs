@@ -1,11 +1,13 @@
 //! Cases of opening: whose directory it is, what survived, what must not be trusted.
 
+use everwire_core::ids::NodeId;
+
 use crate::sim::Damage;
 use crate::testing::{
     Harness, answer, append, at, counting, done, identity, indexes, offsets, open, options, purge,
     records, session, truncate, write_of, write_session,
 };
-use crate::{Identity, OpenOptions, Store, StoreError, VoteRecord};
+use crate::{Identity, LogState, OpenOptions, Store, StoreError, VoteRecord};
 
 pub(super) fn cases(make: &dyn Fn() -> Harness) {
     a_directory_has_one_owner(&make());
@@ -20,6 +22,8 @@ pub(super) fn cases(make: &dyn Fn() -> Harness) {
     one_bad_slot_costs_nothing_two_are_quarantine(&make());
     a_log_that_went_back_is_quarantine(&make());
     a_lost_identity_is_not_an_empty_directory(&make());
+    an_identity_is_read_without_opening(&make());
+    a_quarantined_directory_is_laid_to_rest(&make());
 }
 
 fn quarantined(bed: &Harness) {
@@ -51,7 +55,7 @@ fn a_directory_has_one_owner(bed: &Harness) {
     let answer = bed.open(other).map(|_| ());
     assert!(matches!(answer, Err(StoreError::WrongCluster { .. })));
     let mut other = nobody;
-    other.node = Some(everwire_core::ids::NodeId(8));
+    other.node = Some(NodeId(8));
     let answer = bed.open(other).map(|_| ());
     assert!(matches!(answer, Err(StoreError::WrongCluster { .. })));
     // What is there counts, not what a new one would be.
@@ -260,9 +264,48 @@ fn a_log_that_went_back_is_quarantine(bed: &Harness) {
 fn a_lost_identity_is_not_an_empty_directory(bed: &Harness) {
     append(&*open(bed), 2, records(1..=9)).unwrap();
     bed.damage(Damage::Identity);
-    let answer = bed.open(options()).map(|_| ());
+    assert!(matches!(bed.peek(), Err(StoreError::Damaged { .. })));
+    quarantined(bed);
+}
+
+/// Nobody needs to open it to know whose it is.
+fn an_identity_is_read_without_opening(bed: &Harness) {
+    assert_eq!(bed.peek(), Ok(None));
+    let store = open(bed);
+    assert_eq!(bed.peek(), Ok(Some(identity())));
+    drop(store);
+    assert_eq!(bed.peek(), Ok(Some(identity())));
+}
+
+fn a_quarantined_directory_is_laid_to_rest(bed: &Harness) {
+    assert!(matches!(bed.retire(), Err(StoreError::Empty { .. })));
+    for life in 0..3_u64 {
+        let node = NodeId(7 + life);
+        let options = || OpenOptions::create(Identity { node, ..identity() }, options().on_fatal);
+        let store = bed.open(options()).unwrap();
+        assert_eq!(store.identity().node, node);
+        assert_eq!(store.vote(2).unwrap(), None);
+        assert_eq!(store.log_state(2).unwrap(), LogState::default());
+        assert_eq!(store.applied(2).unwrap(), None);
+        assert!(offsets(&*store, session(2, 0, 1)).is_empty());
+        append(&*store, 2, records(1..=9)).unwrap();
+        let (send, told) = done();
+        store.save_vote(2, VoteRecord::default(), send);
+        answer(&told).unwrap();
+        let write = write_session(4, session(2, 0, 1), 1..=3);
+        store.write(2, write).unwrap();
+        assert!(matches!(bed.retire(), Err(StoreError::Locked { .. })));
+        drop(store);
+        bed.damage(Damage::Log);
+        let answer = bed.open(options()).map(|_| ());
+        assert!(matches!(answer, Err(StoreError::Quarantine { .. })));
+        bed.retire().unwrap();
+        assert_eq!(bed.peek(), Ok(None));
+        assert!(matches!(bed.retire(), Err(StoreError::Empty { .. })));
+    }
+    let answer = bed.open(OpenOptions::new(options().on_fatal)).map(|_| ());
     assert!(
-        matches!(answer, Err(StoreError::Damaged { .. })),
+        matches!(answer, Err(StoreError::Empty { .. })),
         "{answer:?}"
     );
 }
