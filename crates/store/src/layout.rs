@@ -14,7 +14,7 @@
 //! | `index` (4) | `slot ‖ session_no ‖ kind ‖ …` |
 //! | `applied` (5) | `group u32` |
 //! | log DB `log` | `group u32 ‖ index u64` |
-//! | log DB `meta` | `01`, `02 ‖ group u32`, `03 ‖ group u32` |
+//! | log DB `meta` | `01`, `02 ‖ group u32`, `03 ‖ group u32`, `04 ‖ node u64` |
 //!
 //! Values, lifetimes and reasons: docs/protocol/storage.md. Pinned by `tests/layout.rs`.
 
@@ -22,8 +22,8 @@ use std::ops::Range;
 
 use everwire_core::clock::Timestamp;
 use everwire_core::ids::{
-    InputId, Key as ClientKey, MessageId, Namespace, PartId, ParticipantId, RunId, SessionName,
-    SessionNo, Slot,
+    InputId, Key as ClientKey, MessageId, Namespace, NodeId, PartId, ParticipantId, RunId,
+    SessionName, SessionNo, Slot,
 };
 use everwire_core::position::{Offset, RunEpoch};
 use everwire_core::row::{RowKey, RowRange, SessionKey};
@@ -170,6 +170,8 @@ pub enum LogKey {
     Purged(u32),
     /// A group's rows are being replaced.
     Installing(u32),
+    /// What we had recorded of a peer.
+    Peer(NodeId),
 }
 
 impl Key {
@@ -223,12 +225,15 @@ impl LogKey {
     const BATCH: u8 = 0x01;
     const PURGED: u8 = 0x02;
     const INSTALLING: u8 = 0x03;
+    const PEER: u8 = 0x04;
 
     /// The family that holds it.
     pub fn family(&self) -> LogFamily {
         match self {
             Self::Entry { .. } => LogFamily::Log,
-            Self::Batch | Self::Purged(..) | Self::Installing(..) => LogFamily::Meta,
+            Self::Batch | Self::Purged(..) | Self::Installing(..) | Self::Peer(..) => {
+                LogFamily::Meta
+            },
         }
     }
 
@@ -248,6 +253,11 @@ impl LogKey {
             Self::Batch => vec![Self::BATCH],
             Self::Purged(group) => tagged(Self::PURGED, group),
             Self::Installing(group) => tagged(Self::INSTALLING, group),
+            Self::Peer(node) => {
+                let mut bytes = vec![Self::PEER];
+                bytes.extend_from_slice(&node.0.to_be_bytes());
+                bytes
+            },
         }
     }
 
@@ -325,6 +335,11 @@ pub fn meta_range(installing: bool) -> KeyRange {
         LogKey::PURGED
     };
     vec![tag]..vec![tag + 1]
+}
+
+/// What was recorded of all peers.
+pub fn peers_range() -> KeyRange {
+    vec![LogKey::PEER]..vec![LogKey::PEER + 1]
 }
 
 /// Everything in the family `applied`.
@@ -506,6 +521,7 @@ impl<'a> Reader<'a> {
                 [LogKey::BATCH] => Some(LogKey::Batch),
                 [LogKey::PURGED] => Some(LogKey::Purged(u32::from_be_bytes(self.array()?))),
                 [LogKey::INSTALLING] => Some(LogKey::Installing(u32::from_be_bytes(self.array()?))),
+                [LogKey::PEER] => Some(LogKey::Peer(NodeId(self.number()?))),
                 _ => None,
             },
         }

@@ -23,14 +23,15 @@ use std::ops::Range;
 
 use bytes::Bytes;
 use everwire_core::event::Event;
-use everwire_core::ids::{Namespace, SessionName, Slot};
+use everwire_core::ids::{Namespace, NodeId, SessionName, Slot};
 use everwire_core::position::Offset;
 use everwire_core::row::{NameRow, Row, RowKey, RowRange, SessionKey};
 
+pub use engine::regressed;
 pub use error::StoreError;
 pub use types::{
     Applied, ApplyWrite, Done, Identity, LogPosition, LogRecord, LogState, OnFatal, OpenOptions,
-    VoteRecord,
+    PeerRecord, VoteRecord,
 };
 
 /// The disk of one node, shared by all its groups. `group` is a shard's number, or
@@ -103,6 +104,21 @@ pub trait Store: Send + Sync + 'static {
 
     /// The last durable vote.
     fn vote(&self, group: u32) -> Result<Option<VoteRecord>, StoreError>;
+
+    /// What this node has synced and voted: what its peers hold it to.
+    fn own_record(&self) -> PeerRecord;
+
+    /// The last synced batch of the log's writer.
+    fn synced_batch(&self) -> u64 {
+        self.own_record().batch
+    }
+
+    /// What we had recorded of a peer; see [`regressed`].
+    fn peer_record(&self, node: NodeId) -> Option<PeerRecord>;
+
+    /// Records what a peer has synced and voted, in the place of what was recorded before.
+    /// Durable with the next batch of the log, whoever writes it: no sync of its own.
+    fn note_peer(&self, node: NodeId, record: PeerRecord);
 
     /// The ends of the log, with what is queued.
     fn log_state(&self, group: u32) -> Result<LogState, StoreError>;

@@ -52,6 +52,15 @@ pub struct VoteRecord {
     pub committed: bool,
 }
 
+/// What a node has synced and voted: its own as it says it, or a peer's as we recorded it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PeerRecord {
+    /// The last synced batch of its log's writer.
+    pub batch: u64,
+    /// The last vote of each group.
+    pub votes: BTreeMap<u32, VoteRecord>,
+}
+
 /// The two ends of a group's log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LogState {

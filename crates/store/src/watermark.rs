@@ -153,6 +153,11 @@ impl Watermark {
         self.votes.get(&group).copied()
     }
 
+    /// All votes.
+    pub(crate) fn votes(&self) -> &BTreeMap<u32, VoteRecord> {
+        &self.votes
+    }
+
     /// Whether nothing was ever granted or synced under it.
     pub(crate) fn is_pristine(&self) -> bool {
         self.batch == 0 && self.votes.is_empty()
@@ -190,22 +195,11 @@ impl Watermark {
     }
 
     fn encode(&self) -> Result<Vec<u8>, StoreError> {
-        let votes = self
-            .votes
-            .iter()
-            .map(|(group, vote)| storage_v1::GroupVote {
-                group: *group,
-                vote: Some(storage_v1::Vote {
-                    term: vote.term,
-                    node: vote.node,
-                    committed: vote.committed,
-                }),
-            });
         let payload = storage::encode_watermark(&storage_v1::Watermark {
             cluster: self.cluster.clone(),
             node: self.node,
             batch: self.batch,
-            votes: votes.collect(),
+            votes: votes_to(&self.votes),
         });
         let length = match u32::try_from(payload.len()) {
             Ok(length) if HEADER_BYTES + payload.len() + 4 <= SLOT_BYTES => length,
@@ -242,24 +236,42 @@ impl Watermark {
         }
         let payload = sealed.get(HEADER_BYTES..).unwrap_or_default();
         let message = storage::decode_watermark(payload).map_err(StoreError::from)?;
-        let votes = message.votes.into_iter().map(|vote| {
-            let v = vote.vote.unwrap_or_default();
-            let record = VoteRecord {
-                term: v.term,
-                node: v.node,
-                committed: v.committed,
-            };
-            (vote.group, record)
-        });
         Ok(Self {
             cluster: message.cluster,
             node: message.node,
             batch: message.batch,
-            votes: votes.collect(),
+            votes: votes_from(message.votes),
             generation,
             next: side.other(),
         })
     }
+}
+
+/// Votes as they are stored.
+pub(crate) fn votes_to(votes: &BTreeMap<u32, VoteRecord>) -> Vec<storage_v1::GroupVote> {
+    let vote = |(group, vote): (&u32, &VoteRecord)| storage_v1::GroupVote {
+        group: *group,
+        vote: Some(storage_v1::Vote {
+            term: vote.term,
+            node: vote.node,
+            committed: vote.committed,
+        }),
+    };
+    votes.iter().map(vote).collect()
+}
+
+/// Reads what [`votes_to`] made.
+pub(crate) fn votes_from(votes: Vec<storage_v1::GroupVote>) -> BTreeMap<u32, VoteRecord> {
+    let record = |vote: storage_v1::GroupVote| {
+        let v = vote.vote.unwrap_or_default();
+        let record = VoteRecord {
+            term: v.term,
+            node: v.node,
+            committed: v.committed,
+        };
+        (vote.group, record)
+    };
+    votes.into_iter().map(record).collect()
 }
 
 /// Cuts a slot into what is summed up, the sum, the format and the generation.

@@ -11,8 +11,8 @@ use std::path::PathBuf;
 use bytes::Bytes;
 use everwire_core::clock::Timestamp;
 use everwire_core::ids::{
-    InputId, Key as ClientKey, MessageId, Namespace, PartId, ParticipantId, RunId, SessionName,
-    SessionNo, Slot,
+    InputId, Key as ClientKey, MessageId, Namespace, NodeId, PartId, ParticipantId, RunId,
+    SessionName, SessionNo, Slot,
 };
 use everwire_core::position::{Offset, RunEpoch};
 use everwire_core::row::{RowKey, RowRange, SessionKey};
@@ -103,6 +103,7 @@ fn log_keys() -> Vec<(&'static str, LogKey)> {
         ("meta_batch", LogKey::Batch),
         ("meta_purged", LogKey::Purged(group)),
         ("meta_installing", LogKey::Installing(group)),
+        ("meta_peer", LogKey::Peer(NodeId(0x0708))),
     ]
 }
 

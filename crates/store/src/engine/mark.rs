@@ -10,7 +10,7 @@ use std::sync::{Condvar, Mutex};
 use std::time::Duration;
 
 use crate::error::StoreError;
-use crate::types::VoteRecord;
+use crate::types::{PeerRecord, VoteRecord};
 use crate::watermark::{Slots, Watermark};
 
 /// How long numbers are gathered before one is written; with the sync, less than 10 ms.
@@ -56,6 +56,16 @@ impl Mark {
     /// A group's last durable vote.
     pub(crate) fn vote(&self, group: u32) -> Option<VoteRecord> {
         self.file.lock().expect(LOCK).vote(group)
+    }
+
+    /// What this node has synced and voted.
+    pub(crate) fn own(&self) -> PeerRecord {
+        // The votes first: a batch that is synced after them may only raise the number.
+        let votes = self.file.lock().expect(LOCK).votes().clone();
+        PeerRecord {
+            batch: self.synced(),
+            votes,
+        }
     }
 
     /// Saves votes durably. Writer only.

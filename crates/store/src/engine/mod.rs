@@ -18,6 +18,7 @@ mod flush;
 mod log;
 mod mark;
 mod open;
+mod peers;
 mod queue;
 mod snapshot;
 mod spool;
@@ -29,7 +30,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 use everwire_core::event::Event;
-use everwire_core::ids::{Namespace, SessionName, ShardId, Slot};
+use everwire_core::ids::{Namespace, NodeId, SessionName, ShardId, Slot};
 use everwire_core::position::Offset;
 use everwire_core::row::{NameRow, Row, RowKey, RowRange, SessionKey};
 
@@ -38,14 +39,16 @@ use crate::engine::fatal::Fatal;
 use crate::engine::flush::Flusher;
 use crate::engine::log::{Bound, Groups};
 use crate::engine::mark::Mark;
+use crate::engine::peers::Peers;
 use crate::engine::queue::Queue;
 use crate::error::StoreError;
 use crate::types::{
-    Applied, ApplyWrite, Done, Identity, LogPosition, LogRecord, LogState, VoteRecord,
+    Applied, ApplyWrite, Done, Identity, LogPosition, LogRecord, LogState, PeerRecord, VoteRecord,
 };
 use crate::{SnapshotInstall, SnapshotReader, SnapshotSpool, Store};
 
 pub(crate) use open::open;
+pub use peers::regressed;
 
 /// Everything that the store's threads share.
 pub(crate) struct Core<D: Disk> {
@@ -57,6 +60,7 @@ pub(crate) struct Core<D: Disk> {
     pub(crate) queue: Queue,
     mark: Mark,
     flusher: Flusher,
+    peers: Peers,
     /// Counts spools, for their names.
     spools: AtomicU64,
     /// No threads: whoever queues an operation runs the writer.
@@ -221,6 +225,18 @@ impl<D: Disk> Store for Engine<D> {
     fn vote(&self, group: u32) -> Result<Option<VoteRecord>, StoreError> {
         self.core.fatal.check()?;
         Ok(self.core.mark.vote(group))
+    }
+
+    fn own_record(&self) -> PeerRecord {
+        self.core.mark.own()
+    }
+
+    fn peer_record(&self, node: NodeId) -> Option<PeerRecord> {
+        self.core.peers.get(node)
+    }
+
+    fn note_peer(&self, node: NodeId, record: PeerRecord) {
+        self.core.peers.note(node, record);
     }
 
     fn log_state(&self, group: u32) -> Result<LogState, StoreError> {

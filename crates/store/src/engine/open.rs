@@ -19,6 +19,7 @@ use crate::disk::{Batch, Disk};
 use crate::engine::flush::{Flusher, applied_positions};
 use crate::engine::log::{self, Group, Groups};
 use crate::engine::mark::Mark;
+use crate::engine::peers::Peers;
 use crate::engine::queue::Queue;
 use crate::engine::{Core, snapshot, writer};
 use crate::error::StoreError;
@@ -49,6 +50,7 @@ pub(crate) fn open<D: Disk>(
         batch += 1;
         end_installs(&disk, &identity, &installing, batch)?;
     }
+    let peers = Peers::load(&disk).map_err(distrust)?;
     let durable = applied_positions(&disk)?;
     let groups = Groups::default();
     let mut purged = marked(&disk, false)?;
@@ -74,6 +76,7 @@ pub(crate) fn open<D: Disk>(
         queue: Queue::default(),
         mark: Mark::new(watermark, batch),
         flusher: Flusher::new(options.flush_bytes, options.flush_every, durable),
+        peers,
         spools: AtomicU64::new(0),
         driven,
     }))
@@ -93,7 +96,8 @@ fn distrust(error: StoreError) -> StoreError {
 
 fn last_batch(disk: &impl Disk) -> Result<u64, StoreError> {
     let key = LogKey::Batch.encode();
-    let Some(value) = disk.log_get(LogFamily::Meta, &key)? else {
+    let value = disk.log_get(LogFamily::Meta, &key).map_err(distrust)?;
+    let Some(value) = value else {
         return Ok(0);
     };
     let number = record::unseal("the batch number", &key, &value).map_err(distrust)?;
@@ -119,7 +123,7 @@ fn marked(
                 record::unseal("an install marker", key, value)?;
                 found.insert(group, None);
             },
-            LogKey::Batch | LogKey::Entry { .. } => {},
+            LogKey::Batch | LogKey::Entry { .. } | LogKey::Peer(_) => {},
         }
         Ok(ControlFlow::Continue(()))
     })
@@ -183,9 +187,10 @@ fn recover(
         Ok(ControlFlow::Break(()))
     })
     .map_err(distrust)?;
-    let (Some(LogKey::Entry { index: first, .. }), Some((key, value))) =
-        (first, disk.log_last(LogFamily::Log, &all)?)
-    else {
+    let (Some(LogKey::Entry { index: first, .. }), Some((key, value))) = (
+        first,
+        disk.log_last(LogFamily::Log, &all).map_err(distrust)?,
+    ) else {
         return Ok(Group::new(purged, None, floor));
     };
     if purged.is_some() && first != floor {

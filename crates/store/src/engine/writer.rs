@@ -148,6 +148,7 @@ impl<D: Disk> Core<D> {
         if batch.bytes() == 0 {
             return Ok(());
         }
+        self.peers.add(&self.identity, &mut batch);
         let number = self.mark.synced() + 1;
         let key = LogKey::Batch.encode();
         let value = record::seal(&key, &number.to_be_bytes());

@@ -3,11 +3,13 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
+use everwire_core::ids::{META_GROUP, NodeId};
+
 use crate::testing::{
     Harness, answer, append, at, counting, done, indexes, open, options, purge, record, records,
     truncate, write_of,
 };
-use crate::{LogPosition, LogState, StoreError, VoteRecord};
+use crate::{LogPosition, LogState, PeerRecord, StoreError, VoteRecord, regressed};
 
 pub(super) fn cases(make: &dyn Fn() -> Harness) {
     entries_are_readable_when_appended(&make());
@@ -23,6 +25,7 @@ pub(super) fn cases(make: &dyn Fn() -> Harness) {
     a_large_append_is_one_operation(&make());
     many_writers_share_the_disk(&make());
     reads_beside_purges_and_truncations_are_whole(&make());
+    what_is_recorded_of_peers_rides_with_the_log(&make());
 }
 
 fn entries_are_readable_when_appended(bed: &Harness) {
@@ -344,4 +347,43 @@ fn reads_beside_purges_and_truncations_are_whole(bed: &Harness) {
         }
         over.store(true, Ordering::SeqCst);
     });
+}
+
+fn what_is_recorded_of_peers_rides_with_the_log(bed: &Harness) {
+    let vote = |term| VoteRecord {
+        term,
+        node: 3,
+        committed: true,
+    };
+    let record = |batch, term| PeerRecord {
+        batch,
+        votes: [(0, vote(term)), (META_GROUP, vote(term + 1))].into(),
+    };
+    let (one, two) = (NodeId(1), NodeId(u64::MAX));
+    let store = open(bed);
+    assert_eq!(store.peer_record(one), None);
+    store.note_peer(one, record(10, 3));
+    store.note_peer(two, record(20, 4));
+    assert_eq!(store.peer_record(one), Some(record(10, 3)));
+    append(&*store, 2, records(1..=1)).unwrap();
+    store.note_peer(one, record(11, 3));
+    assert_eq!(store.peer_record(one), Some(record(11, 3)));
+    let own = store.own_record();
+    assert_eq!((own.batch, store.synced_batch()), (1, 1));
+    assert!(own.votes.is_empty());
+    bed.crash(store);
+
+    let store = open(bed);
+    let found = store.peer_record(one).unwrap();
+    assert_eq!(found, record(10, 3), "what no batch carried is gone");
+    assert_eq!(store.peer_record(two), Some(record(20, 4)));
+    assert!(!regressed(&own, &store.own_record()));
+    let (send, told) = done();
+    store.save_vote(META_GROUP, vote(9), send);
+    answer(&told).unwrap();
+    append(&*store, 2, records(2..=3)).unwrap();
+    let later = store.own_record();
+    assert_eq!(later.votes, [(META_GROUP, vote(9))].into());
+    assert!(later.batch > own.batch);
+    assert!(regressed(&later, &own) && !regressed(&own, &later));
 }
