@@ -1,10 +1,6 @@
 //! The real store: the behaviour suite, and damage that only files can have.
 #![cfg(feature = "rocks")]
-#![expect(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    reason = "a test: its panics are its answers"
-)]
+#![expect(clippy::unwrap_used, reason = "a test: its panics are its answers")]
 
 use std::fs::{self, File, OpenOptions as FileOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
