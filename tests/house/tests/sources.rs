@@ -52,6 +52,7 @@ fn files_stay_readable() {
         ("demo", "ts"),
         ("demo", "mjs"),
         ("tests", "mjs"),
+        ("tests", "py"),
     ] {
         all.extend(files(folder, ending));
     }
