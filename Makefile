@@ -25,7 +25,7 @@ demo: setup ## Build and run the real thing; prints one address (PORT=8080)
 	@PORT=$(PORT) EVERWIRE_BIN="$$(tools/target)/debug/everwire" exec node demo/supervisor.mjs
 
 test: setup ## Run all tests
-	@tools/setup sdk browser lint deploy
+	@tools/setup sdk browser lint deploy cluster
 	@tools/say-build
 	@tools/test
 

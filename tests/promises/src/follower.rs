@@ -61,7 +61,14 @@ pub struct Follower {
 impl Follower {
     /// Attaches to a session that is there, from its first event on.
     pub async fn attach(kind: Kind, addr: &str, token: &str, session: &SessionName) -> Self {
-        let mut follower = Self {
+        let mut follower = Self::away(kind, token, session);
+        follower.come_back(addr).await;
+        follower
+    }
+
+    /// One that has not come yet.
+    pub fn away(kind: Kind, token: &str, session: &SessionName) -> Self {
+        Self {
             kind: Some(kind),
             token: token.to_owned(),
             session: session.clone(),
@@ -69,9 +76,7 @@ impl Follower {
             came_with: None,
             cursor: None,
             closed: Vec::new(),
-        };
-        follower.come_back(addr).await;
-        follower
+        }
     }
 
     /// One of every kind that an edge serves.
@@ -103,29 +108,36 @@ impl Follower {
 
     /// Attaches at `addr` with the cursor at hand, which must be answered with exactly the rest.
     pub async fn come_back(&mut self, addr: &str) {
+        let attached = self.try_come_back(addr).await;
+        attached.unwrap_or_else(|why| panic!("{addr}: {why}"));
+    }
+
+    /// The same where the edge may be away, or about to go: the error says what happened.
+    pub async fn try_come_back(&mut self, addr: &str) -> Result<(), String> {
         assert!(self.surface.is_none(), "it left before");
         let kind = self.kind.expect("gRPC comes back by itself");
         let surface = match kind {
             Kind::Sse => {
-                let sse = Sse::open(addr, &self.token, &self.session, self.cursor).await;
+                let sse = Sse::try_open(addr, &self.token, &self.session, self.cursor).await?;
                 Surface::Sse(Box::new(sse))
             },
-            Kind::Json => self.tab(addr, Subprotocol::Json).await,
-            Kind::Proto => self.tab(addr, Subprotocol::Proto).await,
+            Kind::Json => self.tab(addr, Subprotocol::Json).await?,
+            Kind::Proto => self.tab(addr, Subprotocol::Proto).await?,
         };
         self.came_with = self.cursor.map(|cursor| cursor.offset);
         self.surface = Some(surface);
+        Ok(())
     }
 
-    async fn tab(&self, addr: &str, subprotocol: Subprotocol) -> Surface {
-        let mut tab = Tab::open(addr, &self.token, subprotocol).await;
-        let answer = tab.attach(&self.session, self.cursor, false).await;
+    async fn tab(&mut self, addr: &str, subprotocol: Subprotocol) -> Result<Surface, String> {
+        let mut tab = Tab::try_open(addr, &self.token, subprotocol).await?;
+        let answer = tab.try_attach(&self.session, self.cursor).await?;
         let seen = self.cursor.map_or(Offset::ZERO, |cursor| cursor.offset);
-        match answer.expect("attached") {
+        match answer {
             AttachAnswer::Resumed { from, .. } => assert_eq!(from, seen.next()),
             other => panic!("{other:?}"),
         }
-        Surface::Tab(Box::new(tab))
+        Ok(Surface::Tab(Box::new(tab)))
     }
 
     /// What it reads over; `None` for gRPC.
@@ -163,6 +175,26 @@ impl Follower {
                 read.unwrap_or_else(|_| panic!("{offset} did not come over gRPC"));
             },
         }
+    }
+
+    /// Takes in whatever comes next; the close code, if there is one, when the connection has
+    /// ended, and leaves. Nothing is lost when it is given up.
+    pub async fn step(&mut self) -> Result<(), Option<u16>> {
+        let ended = match self.surface.as_mut().expect("attached") {
+            Surface::Tab(tab) => tab.step().await.err(),
+            Surface::Sse(sse) => (!sse.step().await).then_some(None),
+            Surface::Grpc {
+                subscriber,
+                ranges,
+                events,
+            } => {
+                heard(subscriber, ranges, events).await;
+                None
+            },
+        };
+        let Some(code) = ended else { return Ok(()) };
+        self.left();
+        Err(code)
     }
 
     /// Reads until the other side ends the connection or the connection breaks, and leaves. The

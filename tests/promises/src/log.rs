@@ -3,7 +3,7 @@
 use everwire_client::Client;
 use everwire_core::event::PartKind;
 use everwire_core::{Body, Event, Kind, Offset, RunId, SessionEpoch, SessionName};
-use everwire_testkit::recording::assembled;
+use everwire_testkit::recording::{Recording, assembled};
 
 /// Committed events, from the first on unless said otherwise.
 #[derive(Clone, Debug)]
@@ -82,4 +82,16 @@ pub fn opens_text(event: &Event) -> bool {
         _ => None,
     };
     kind == Some(PartKind::Text)
+}
+
+/// The chunks of a recording, in their order and to the byte, and the provider's text.
+pub fn assert_is(events: &[Event], run: &RunId, recording: &Recording) {
+    let name = &recording.name;
+    let raw = events.iter().filter_map(|event| event.raw.as_ref());
+    let raw: Vec<_> = raw.map(|raw| &raw.bytes).collect();
+    assert_eq!(raw.len(), recording.chunks.len(), "{name}");
+    for (number, (raw, chunk)) in raw.iter().zip(&recording.chunks).enumerate() {
+        assert_eq!(*raw, chunk, "{name}: chunk {number}");
+    }
+    assert_eq!(text_of(events, run), recording.text, "{name}");
 }

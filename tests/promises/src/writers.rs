@@ -16,6 +16,7 @@ use everwire_proto::json::draft_to_json;
 use serde_json::Value;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::history::Acked;
 use crate::process::Process;
@@ -75,6 +76,8 @@ struct Told {
     session: SessionName,
     run: RunId,
     ranges: Arc<Mutex<Vec<AckRange>>>,
+    /// When each of them came.
+    times: Arc<Mutex<Vec<Instant>>>,
     /// Of all writers together.
     total: Arc<watch::Sender<u64>>,
 }
@@ -111,11 +114,34 @@ impl Default for Writers {
 }
 
 impl Writers {
-    /// Adds a run that is written by a client in this process.
+    /// Adds a run that is written by a client in this process, as fast as it is let.
     pub async fn add_client(&mut self, client: &Client, session: &SessionName, run: &str) {
+        self.add(client, session, run, None).await;
+    }
+
+    /// Adds a run that is written at a model's pace, an event at a time: the time between two
+    /// acks says how long its session stood still.
+    pub async fn add_paced(
+        &mut self,
+        client: &Client,
+        session: &SessionName,
+        run: &str,
+        per_second: u32,
+    ) {
+        let every = Duration::from_secs(1) / per_second;
+        self.add(client, session, run, Some(every)).await;
+    }
+
+    async fn add(
+        &mut self,
+        client: &Client,
+        session: &SessionName,
+        run: &str,
+        every: Option<Duration>,
+    ) {
         let run = RunId::parse(run).expect("a good name");
         let publisher = client.start_run(session, run.clone(), None).await;
-        let publisher = publisher.expect("the run starts");
+        let publisher = publisher.unwrap_or_else(|refusal| panic!("{session}/{run}: {refusal}"));
         let told = self.remember(session, run);
         let (mut acks, order) = (publisher.acks(), self.order.subscribe());
         let told_of = told.clone();
@@ -124,7 +150,12 @@ impl Writers {
                 told_of.note(range);
             }
         }));
-        self.tasks.push(tokio::spawn(write(publisher, told, order)));
+        self.tasks.push(tokio::spawn(async move {
+            match every {
+                None => write(publisher, told, order).await,
+                Some(every) => write_paced(publisher, told, order, every).await,
+            }
+        }));
     }
 
     /// Adds a run that is written by a process: `everwire publish --json`.
@@ -199,6 +230,31 @@ impl Writers {
         mine.flat_map(|told| told.acked(from)).collect()
     }
 
+    /// How often a session's writers were told something since then.
+    pub fn acks_since(&self, session: &SessionName, since: Instant) -> usize {
+        let mine = self.told.iter().filter(|told| told.session == *session);
+        let count = |told: &Told| {
+            let times = lock(&told.times);
+            times.iter().rev().take_while(|time| **time > since).count()
+        };
+        mine.map(count).sum()
+    }
+
+    /// The longest time since then in which a session's writers were told nothing; what they
+    /// wait for right now counts.
+    pub fn stall(&self, session: &SessionName, since: Instant) -> Duration {
+        let mine = self.told.iter().filter(|told| told.session == *session);
+        let mut times: Vec<_> = mine.flat_map(|told| lock(&told.times).clone()).collect();
+        times.retain(|time| *time > since);
+        times.sort();
+        times.push(Instant::now());
+        let mut last = since;
+        let gaps = times
+            .into_iter()
+            .map(|time| time - std::mem::replace(&mut last, time));
+        gaps.max().unwrap_or_default()
+    }
+
     /// Inputs taken so far.
     pub fn said(&self) -> Vec<Said> {
         lock(&self.said).clone()
@@ -218,6 +274,7 @@ impl Writers {
             session: session.clone(),
             run,
             ranges: Arc::default(),
+            times: Arc::default(),
             total: Arc::clone(&self.acked),
         };
         self.told.push(told.clone());
@@ -243,6 +300,7 @@ impl Told {
         );
         let count = range.last_seq.0 - range.first_seq.0 + 1;
         ranges.push(range);
+        lock(&self.times).push(Instant::now());
         drop(ranges);
         self.total.send_modify(|total| *total += count);
     }
@@ -304,6 +362,25 @@ async fn write(publisher: Publisher, told: Told, mut order: watch::Receiver<Orde
         let last = Seq(next.0 + size - 1);
         assert_eq!(sent.expect("nobody stops this run"), last);
         next = last.next();
+    }
+    publisher.flush().await.expect("acked in the end");
+}
+
+/// Writes an event at a time, at a pace; at the end waits for the last ack.
+async fn write_paced(
+    publisher: Publisher,
+    told: Told,
+    mut order: watch::Receiver<Order>,
+    every: Duration,
+) {
+    let mut ticks = interval(every);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut next = Seq::FIRST;
+    while told.may_send(next, &mut order).await {
+        ticks.tick().await;
+        let sent = publisher.send(vec![draft(&told.run, next)]).await;
+        assert_eq!(sent.expect("nobody stops this run"), next);
+        next = next.next();
     }
     publisher.flush().await.expect("acked in the end");
 }

@@ -112,8 +112,8 @@ async fn an_event_stream_that_drops_goes_on_at_its_last_event_id() {
 /// One edge is stopped as for an upgrade, its successor is killed, and comes back at its place.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_edge_restart_stops_nothing() {
-    let mut cluster = Cluster::start().await;
-    let scene = Scene::new(cluster.keys(), &cluster.grpc, "edges").await;
+    let mut cluster = Cluster::start(1).await;
+    let scene = Scene::new(cluster.keys(), cluster.grpc(0), "edges").await;
     let (first, second) = (fixed_addr(), fixed_addr());
     let old = cluster.edge(&first).await;
     let mut readers = scene.follow_each(&first).await;
@@ -146,15 +146,15 @@ async fn an_edge_restart_stops_nothing() {
     let written = agent.complete(DELTAS).await;
     scene.assert_undisturbed(&[&written], readers).await;
     drop(again);
-    cluster.node.take().expect("it runs").stop().await;
+    assert_eq!(cluster.stop(0).await, Some(0));
 }
 
 /// A tab that is told to move has the time to go elsewhere before its edge closes: it is never
 /// without a connection.
 #[tokio::test(flavor = "multi_thread")]
 async fn tabs_move_before_their_edge_closes() {
-    let cluster = Cluster::start().await;
-    let scene = Scene::new(cluster.keys(), &cluster.grpc, "moving").await;
+    let cluster = Cluster::start(1).await;
+    let scene = Scene::new(cluster.keys(), cluster.grpc(0), "moving").await;
     let old = cluster.edge("127.0.0.1:0").await;
     let new = cluster.edge("127.0.0.1:0").await;
     let mut stays = Vec::new();
@@ -182,23 +182,22 @@ async fn tabs_move_before_their_edge_closes() {
 /// on by itself, and the tabs keep their sockets.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_restart_under_a_publisher_loses_and_doubles_nothing() {
-    let mut cluster = Cluster::start().await;
-    let scene = Scene::new(cluster.keys(), &cluster.grpc, "node").await;
+    let mut cluster = Cluster::start(1).await;
+    let scene = Scene::new(cluster.keys(), cluster.grpc(0), "node").await;
     let edge = cluster.edge("127.0.0.1:0").await;
     let mut readers = scene.follow_each(&edge.http).await;
     let grpc = Follower::grpc(&scene.agent, &scene.session);
     let mut agent = Agent::start(&scene.agent, &scene.session, "r1", PACE).await;
 
     agent.reached(60).await;
-    cluster.node.take().expect("it runs").kill().await;
+    cluster.kill(0).await;
     agent.reached(90).await;
-    cluster.start_node().await;
+    cluster.start_node(0).await;
     // On the same sockets.
     read_all_to(&mut readers, 110).await;
-    let node = cluster.node.take().expect("it runs");
-    assert_eq!(node.stop().await, Some(0));
+    assert_eq!(cluster.stop(0).await, Some(0));
     agent.reached(140).await;
-    cluster.start_node().await;
+    cluster.start_node(0).await;
     read_all_to(&mut readers, 160).await;
 
     let written = agent.complete(DELTAS).await;

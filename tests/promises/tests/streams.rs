@@ -7,8 +7,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use everwire_core::command::CancelOutcome;
-use everwire_core::{Body, Event, Key, Kind as EventKind, Offset, RunId};
-use everwire_promises::log::text_of;
+use everwire_core::{Body, Key, Kind as EventKind, Offset, RunId};
+use everwire_promises::log::{assert_is, text_of};
 use everwire_promises::process::{Process, recording, said};
 use everwire_promises::upstream::{Plan, Upstream};
 use everwire_promises::{Follower, Kind, Log, Scene};
@@ -42,7 +42,7 @@ async fn recorded_streams_come_out_as_they_went_in() {
 
         // Every surface has the log's bytes; so the log is held against the file.
         let log = scene.assert_undisturbed(&[], surfaces).await;
-        assert_is(&log.events, recording);
+        assert_is(&log.events, &run(), recording);
         assert_says(&scene, &server.http, recording, log.tail()).await;
         let ended = serde_json::json!({
             "run": "r1", "ended": "completed", "offset": log.tail().get(),
@@ -65,25 +65,9 @@ async fn assert_says(scene: &Scene, http: &str, recording: &Recording, tail: Off
     assert_eq!(chunks, recording.chunks, "{}", recording.name);
 }
 
-/// The chunks of a file, in their order and to the byte, and the provider's text.
-fn assert_is(events: &[Event], recording: &Recording) {
-    let name = &recording.name;
-    let raw: Vec<_> = chunks(events).collect();
-    assert_eq!(raw.len(), recording.chunks.len(), "{name}");
-    for (number, (raw, chunk)) in raw.iter().zip(&recording.chunks).enumerate() {
-        assert_eq!(*raw, chunk, "{name}: chunk {number}");
-    }
-    assert_eq!(text_of(events, &run()), recording.text, "{name}");
-}
-
 /// The one run of these sessions.
 fn run() -> RunId {
     RunId::parse("r1").expect("a good name")
-}
-
-fn chunks(events: &[Event]) -> impl Iterator<Item = &Bytes> {
-    let raw = events.iter().filter_map(|event| event.raw.as_ref());
-    raw.map(|raw| &raw.bytes)
 }
 
 /// A session at a server of its own, and a pipe from a provider into it.
@@ -150,7 +134,7 @@ async fn a_pipe_carries_a_live_response() {
     assert_eq!(output.status.code(), Some(0), "{:?}", said(&output));
 
     let log = piped.scene.assert_undisturbed(&[], vec![tab]).await;
-    assert_is(&log.events, &piped.said);
+    assert_is(&log.events, &run(), &piped.said);
     let asked = piped.upstream.seen().request.unwrap();
     assert!(asked.starts_with("POST /v1/chat/completions "), "{asked}");
     assert!(asked.ends_with(r#"{"model":"m","stream":true}"#), "{asked}");

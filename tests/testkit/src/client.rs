@@ -38,10 +38,14 @@ pub fn random() -> u64 {
 
 /// A client of one gRPC address.
 pub fn client(addr: &str, token: &str) -> Client {
+    clients(vec![addr.to_owned()], token)
+}
+
+/// A client of several gRPC addresses; it begins at any of them.
+pub fn clients(addrs: Vec<String>, token: &str) -> Client {
     let clock = Arc::new(TestClock {
         started: tokio::time::Instant::now(),
     });
-    let addrs = vec![addr.to_owned()];
     let config = ClientConfig::new(addrs, token.to_owned(), clock, Arc::new(TestRandom));
-    Client::new(config).expect("a good address")
+    Client::new(config).expect("good addresses")
 }

@@ -114,19 +114,32 @@ impl Http {
 
     /// Opens an event stream, or gets the refusal.
     pub async fn stream(&self, path: &str, headers: &[(&str, &str)]) -> Result<EventStream, Reply> {
+        match self.try_stream(path, headers).await {
+            Ok(answer) => answer,
+            Err(why) => panic!("{why}"),
+        }
+    }
+
+    /// The same where the server may be away: the outer error says so.
+    pub async fn try_stream(
+        &self,
+        path: &str,
+        headers: &[(&str, &str)],
+    ) -> Result<Result<EventStream, Reply>, String> {
         let request = self.request(Method::GET, path, headers);
         let answer = tokio::time::timeout(WITHIN, request.send()).await;
-        let answer = answer.expect("an answer in time").expect("an answer");
+        let answer = answer.expect("an answer in time");
+        let answer = answer.map_err(|error| format!("no answer: {error}"))?;
         if answer.status() != 200 {
-            return Err(read(answer).await);
+            return Ok(Err(read(answer).await));
         }
         let kind = answer.headers().get("content-type").cloned();
         assert_eq!(kind.expect("a content type"), "text/event-stream");
-        Ok(EventStream {
+        Ok(Ok(EventStream {
             answer,
             bytes: Vec::new(),
             ready: VecDeque::new(),
-        })
+        }))
     }
 
     fn request(&self, method: Method, path: &str, headers: &[(&str, &str)]) -> RequestBuilder {

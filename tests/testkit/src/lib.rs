@@ -14,6 +14,8 @@ pub mod cluster;
 pub mod grpc;
 pub mod http;
 pub mod lines;
+pub mod machine;
+pub mod network;
 pub mod process;
 pub mod proxy;
 pub mod recording;
@@ -22,9 +24,11 @@ pub mod tab;
 pub mod tokens;
 
 pub use client::client;
-pub use cluster::Cluster;
+pub use cluster::{Cluster, Plan};
 pub use http::Http;
 pub use lines::Lines;
+pub use machine::say;
+pub use network::Network;
 pub use process::{Server, run, run_with_input};
 pub use proxy::Proxy;
 pub use recording::Recording;
@@ -68,7 +72,6 @@ pub fn recordings() -> Vec<PathBuf> {
     found
 }
 
-#[expect(clippy::print_stderr, reason = "a skip must be seen")]
 fn skip_shared(folder: &Path) {
-    eprintln!("SKIPPED: {} is not there", folder.display());
+    say(&format!("SKIPPED: {} is not there", folder.display()));
 }

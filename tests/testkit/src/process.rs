@@ -1,15 +1,19 @@
 //! Real processes: `everwire` servers and commands.
 
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 use tempfile::TempDir;
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
-use tokio::process::{Child, Command};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
+use tokio::process::{Child, ChildStdout, Command};
 
 use crate::everwire;
 
@@ -56,46 +60,7 @@ impl Server {
 
     /// The same with an environment.
     pub async fn start_in(folder: &Path, args: &[&str], env: &[(&str, &str)]) -> Self {
-        std::fs::create_dir_all(folder).expect("a folder for the log");
-        let log = folder.join("server.log");
-        let mut options = std::fs::OpenOptions::new();
-        let file = options
-            .create(true)
-            .append(true)
-            .open(&log)
-            .expect("a log file");
-        let mut child = command(args)
-            .env("EVERWIRE_LOG_FORMAT", "json")
-            .env("EVERWIRE_LOG_LEVEL", "info,everwire=debug")
-            .envs(env.iter().copied())
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(file)
-            .spawn()
-            .expect("the binary starts");
-        let stdout = child.stdout.take().expect("stdout is piped");
-        let mut lines = BufReader::new(stdout).lines();
-        let line = tokio::time::timeout(WITHIN, lines.next_line()).await;
-        let line = line
-            .expect("a ready line in time")
-            .expect("readable stdout");
-        let Some(line) = line else {
-            let said = std::fs::read_to_string(&log).unwrap_or_default();
-            panic!("everwire {args:?} ended before it was ready:\n{said}");
-        };
-        let ready: Value = serde_json::from_str(&line).expect("the ready line is JSON");
-        assert_eq!(ready.get("ready"), Some(&Value::Bool(true)), "{line}");
-        let addr = |key: &str| {
-            let text = ready.get(key).and_then(Value::as_str);
-            text.unwrap_or_default().to_owned()
-        };
-        Self {
-            grpc: addr("grpc"),
-            http: addr("http"),
-            admin: addr("admin"),
-            log,
-            child,
-        }
+        Starting::spawn(folder, args, env).ready().await
     }
 
     /// The process id.
@@ -127,18 +92,123 @@ impl Server {
     }
 }
 
+/// A server that was started and has not said yet that it is ready: it may wait for others, or
+/// never be. Ended with SIGKILL when dropped.
+pub struct Starting {
+    child: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+    log: PathBuf,
+}
+
+impl Starting {
+    /// Starts any server with JSON logs at debug level; `folder` is where its log goes.
+    pub fn spawn(folder: &Path, args: &[&str], env: &[(&str, &str)]) -> Self {
+        Self::spawn_as(command(args), folder, env)
+    }
+
+    /// The same with a command of one's own: the binary behind another program.
+    pub fn spawn_as(mut command: Command, folder: &Path, env: &[(&str, &str)]) -> Self {
+        std::fs::create_dir_all(folder).expect("a folder for the log");
+        let log = folder.join("server.log");
+        let mut options = std::fs::OpenOptions::new();
+        let file = options
+            .create(true)
+            .append(true)
+            .open(&log)
+            .expect("a log file");
+        let mut child = command
+            .env("EVERWIRE_LOG_FORMAT", "json")
+            .env("EVERWIRE_LOG_LEVEL", "info,everwire=debug")
+            .envs(env.iter().copied())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(file)
+            .spawn()
+            .expect("the binary starts");
+        let stdout = child.stdout.take().expect("stdout is piped");
+        let lines = BufReader::new(stdout).lines();
+        Self { child, lines, log }
+    }
+
+    /// Waits until it serves; fails when it ends before, or takes too long.
+    pub async fn ready(mut self) -> Server {
+        let line = tokio::time::timeout(WITHIN, self.lines.next_line()).await;
+        let said = || std::fs::read_to_string(&self.log).unwrap_or_default();
+        let Ok(line) = line else {
+            panic!(
+                "{} had no ready line in time:\n{}",
+                self.log.display(),
+                said()
+            );
+        };
+        let Some(line) = line.expect("readable stdout") else {
+            panic!(
+                "{} ended before it was ready:\n{}",
+                self.log.display(),
+                said()
+            );
+        };
+        let ready: Value = serde_json::from_str(&line).expect("the ready line is JSON");
+        assert_eq!(ready.get("ready"), Some(&Value::Bool(true)), "{line}");
+        let addr = |key: &str| {
+            let text = ready.get(key).and_then(Value::as_str);
+            text.unwrap_or_default().to_owned()
+        };
+        Server {
+            grpc: addr("grpc"),
+            http: addr("http"),
+            admin: addr("admin"),
+            log: self.log,
+            child: self.child,
+        }
+    }
+
+    /// Waits until it ends without ever having been ready: its exit code, and what it said.
+    pub async fn refused(mut self) -> (Option<i32>, String) {
+        let line = tokio::time::timeout(WITHIN, self.lines.next_line()).await;
+        let line = line.expect("it ends in time").expect("readable stdout");
+        assert_eq!(line, None, "it must not be ready");
+        let status = self.child.wait().await.expect("it ran");
+        let said = std::fs::read_to_string(&self.log).expect("a log");
+        (status.code(), said)
+    }
+
+    /// Whether it is still waiting after so long: neither ready nor ended.
+    pub async fn waits(&mut self, so_long: Duration) -> bool {
+        tokio::time::timeout(so_long, self.lines.next_line())
+            .await
+            .is_err()
+    }
+
+    /// SIGKILL, and waits until it is gone.
+    pub async fn kill(mut self) {
+        self.child.kill().await.expect("it ran");
+    }
+}
+
 /// An address whose port nobody else is given: outside the range from which the kernel takes
 /// ports for clients. For servers that come back at the same place, and so that a client which
 /// tries a closed port does not connect to itself.
+///
+/// Each is given once in this process; and on an address of this process's own, out of the many
+/// that loopback has, so that two runs of tests on one machine do not take each other's.
 pub fn fixed_addr() -> String {
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
+    let host = loopback_of_this_process();
     let mut port = 20_000 + u16::try_from(crate::client::random() % 10_000).expect("small");
     loop {
-        let addr = format!("127.0.0.1:{port}");
-        if std::net::TcpListener::bind(&addr).is_ok() {
-            return addr;
+        let addr = SocketAddr::from((host, port));
+        if std::net::TcpListener::bind(addr).is_ok() && given.insert(port) {
+            return addr.to_string();
         }
         port += 1;
     }
+}
+
+fn loopback_of_this_process() -> Ipv4Addr {
+    let [_, _, high, low] = std::process::id().to_be_bytes();
+    Ipv4Addr::new(127, 77, high, low.max(1))
 }
 
 /// A temporary data directory.
@@ -154,13 +224,20 @@ pub fn dev_token(data: &Path) -> String {
 
 /// A command of the binary, ready for more arguments. The environment is clean of ours.
 pub fn command(args: &[&str]) -> Command {
-    let mut command = Command::new(everwire());
+    let mut command = clean(everwire());
+    command.args(args);
+    command
+}
+
+/// A command of any program, in an environment that is clean of ours. Killed when dropped.
+pub(crate) fn clean(program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new(program);
     for (key, _) in std::env::vars_os() {
         if key.to_string_lossy().starts_with("EVERWIRE_") {
             command.env_remove(key);
         }
     }
-    command.args(args).kill_on_drop(true);
+    command.kill_on_drop(true);
     command
 }
 

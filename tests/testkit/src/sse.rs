@@ -27,17 +27,38 @@ impl Sse {
         session: &SessionName,
         cursor: Option<Cursor>,
     ) -> Self {
+        let opened = Self::try_open(addr, token, session, cursor).await;
+        opened.unwrap_or_else(|why| panic!("{addr}: {why}"))
+    }
+
+    /// The same where the edge may be away, or about to go: the error says what happened.
+    pub async fn try_open(
+        addr: &str,
+        token: &str,
+        session: &SessionName,
+        cursor: Option<Cursor>,
+    ) -> Result<Self, String> {
         let last = cursor.map(|cursor| cursor.to_string());
         let header = last.as_ref().map(|id| ("last-event-id", id.as_str()));
         let path = format!("/v1/sessions/{session}/events");
         let http = Http::new(addr).with_token(token);
-        let stream = http.stream(&path, header.as_slice()).await;
-        Self {
-            stream: stream.unwrap_or_else(|reply| panic!("{reply:?}")),
+        let stream = http.try_stream(&path, header.as_slice()).await?;
+        Ok(Self {
+            stream: stream.map_err(|reply| format!("{reply:?}"))?,
             seen: BTreeMap::new(),
             data: BTreeMap::new(),
             cursor,
+        })
+    }
+
+    /// Takes in the next message; `false` when the stream has ended. Nothing is lost when it is
+    /// given up.
+    pub async fn step(&mut self) -> bool {
+        let message = self.stream.next().await;
+        if let Some(message) = &message {
+            self.take(message);
         }
+        message.is_some()
     }
 
     /// Reads until the offset was seen; fails when the stream ends before, or when that takes

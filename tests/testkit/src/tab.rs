@@ -43,7 +43,18 @@ pub struct Tab {
 impl Tab {
     /// Connects to `addr` (`127.0.0.1:port`) and authenticates.
     pub async fn open(addr: &str, token: &str, subprotocol: Subprotocol) -> Self {
-        let stream = TcpStream::connect(addr).await.expect("the edge listens");
+        let opened = Self::try_open(addr, token, subprotocol).await;
+        opened.unwrap_or_else(|why| panic!("{addr}: {why}"))
+    }
+
+    /// The same where the edge may be away, or about to go: the error says what happened.
+    pub async fn try_open(
+        addr: &str,
+        token: &str,
+        subprotocol: Subprotocol,
+    ) -> Result<Self, String> {
+        let stream = TcpStream::connect(addr).await;
+        let stream = stream.map_err(|error| format!("the edge does not listen: {error}"))?;
         let url = format!("ws://{addr}/v1/ws");
         let mut request = url.into_client_request().expect("a good address");
         let name = HeaderValue::from_static(match subprotocol {
@@ -53,9 +64,8 @@ impl Tab {
         request
             .headers_mut()
             .insert(header::SEC_WEBSOCKET_PROTOCOL, name);
-        let (socket, _) = client_async(request, stream)
-            .await
-            .expect("the edge upgrades");
+        let upgraded = client_async(request, stream).await;
+        let (socket, _) = upgraded.map_err(|error| format!("no upgrade: {error}"))?;
         let mut tab = Self {
             socket,
             subprotocol,
@@ -70,19 +80,11 @@ impl Tab {
             answers: VecDeque::new(),
             requests: 0,
         };
-        tab.send(
-            "auth",
-            &ClientFrame::Auth {
-                token: Bearer::new(token),
-            },
-        )
-        .await;
-        let (_, welcome) = tab.answer_frame().await;
-        assert!(
-            matches!(welcome, ServerFrame::Welcome { .. }),
-            "{welcome:?}"
-        );
-        tab
+        let token = Bearer::new(token);
+        match tab.try_request(ClientFrame::Auth { token }).await? {
+            ServerFrame::Welcome { .. } => Ok(tab),
+            other => Err(format!("{other:?}")),
+        }
     }
 
     /// Opens and attaches in JSON, making the session if need be.
@@ -105,13 +107,40 @@ impl Tab {
         cursor: Option<Cursor>,
         create: bool,
     ) -> Result<AttachAnswer, Refusal> {
+        let attach = self.attach_frame(session, cursor, create);
+        let answer = self.request(attach).await;
+        self.attached_as(answer)
+    }
+
+    /// The same where the edge may be about to go: the error says what happened, or which
+    /// refusal came.
+    pub async fn try_attach(
+        &mut self,
+        session: &SessionName,
+        cursor: Option<Cursor>,
+    ) -> Result<AttachAnswer, String> {
+        let attach = self.attach_frame(session, cursor, false);
+        let answer = self.try_request(attach).await?;
+        self.attached_as(answer)
+            .map_err(|refusal| refusal.to_string())
+    }
+
+    fn attach_frame(
+        &mut self,
+        session: &SessionName,
+        cursor: Option<Cursor>,
+        create: bool,
+    ) -> ClientFrame {
         self.session = session.clone();
-        let attach = ClientFrame::Attach {
+        ClientFrame::Attach {
             session: session.clone(),
             cursor,
             create,
-        };
-        match self.request(attach).await {
+        }
+    }
+
+    fn attached_as(&mut self, answer: ServerFrame) -> Result<AttachAnswer, Refusal> {
+        match answer {
             ServerFrame::Attached { answer, .. } => {
                 if let AttachAnswer::Resumed {
                     session_epoch,
@@ -188,12 +217,16 @@ impl Tab {
 
     /// Sends any frame.
     pub async fn send(&mut self, id: &str, frame: &ClientFrame) {
+        let message = self.message(id, frame);
+        self.send_message(message).await;
+    }
+
+    fn message(&self, id: &str, frame: &ClientFrame) -> Message {
         let bytes = encode_client(self.subprotocol, id, frame);
-        let message = match self.subprotocol {
+        match self.subprotocol {
             Subprotocol::Json => Message::Text(Utf8Bytes::try_from(bytes).expect("JSON is text")),
             Subprotocol::Proto => Message::Binary(bytes),
-        };
-        self.send_message(message).await;
+        }
     }
 
     /// Sends anything at all.
@@ -246,13 +279,35 @@ impl Tab {
     }
 
     async fn request(&mut self, frame: ClientFrame) -> ServerFrame {
+        let answer = self.try_request(frame).await;
+        answer.unwrap_or_else(|why| panic!("{why}"))
+    }
+
+    async fn try_request(&mut self, frame: ClientFrame) -> Result<ServerFrame, String> {
         self.requests += 1;
         let id = format!("request-{}", self.requests);
-        self.send(&id, &frame).await;
-        let mine = |tab: &Self| tab.answers.iter().position(|(other, _)| *other == id);
-        self.read_until(|tab| mine(tab).is_some()).await;
-        let at = mine(self).expect("read until it was there");
-        self.answers.remove(at).expect("it is there").1
+        let message = self.message(&id, &frame);
+        let sent = self.socket.send(message).await;
+        sent.map_err(|error| format!("the edge takes nothing: {error}"))?;
+        let reading = async {
+            loop {
+                match self.frame_or_end().await {
+                    Ok(Some((other, frame))) if other == id => return Ok(frame),
+                    Ok(other) => self.answers.extend(other),
+                    Err(end) => return Err(format!("the edge closed: {end:?}")),
+                }
+            }
+        };
+        let answered = tokio::time::timeout(READ_WITHIN, reading).await;
+        answered.unwrap_or_else(|_| panic!("no answer to {frame:?}"))
+    }
+
+    /// Takes in whatever comes next; the close code, if there is one, when the connection has
+    /// ended. Nothing is lost when it is given up.
+    pub async fn step(&mut self) -> Result<(), Option<u16>> {
+        let answer = self.frame_or_end().await?;
+        self.answers.extend(answer);
+        Ok(())
     }
 
     /// Takes one message from the socket; events are taken in, answers are given back.
