@@ -13,6 +13,16 @@ pub enum StoreError {
         /// Which record, and how it differs; no payload.
         what: String,
     },
+    /// Rows, events or the applied row of one group are not what was written, or are gone. Its log
+    /// and vote are whole: the rows are dropped and fetched anew ([`crate::Store::drop_rows`],
+    /// RULES 35), and until then the group neither votes, leads nor serves.
+    #[error("the rows of group {group} are damaged: {what}")]
+    DamagedRows {
+        /// The group.
+        group: u32,
+        /// What was found; no payload.
+        what: String,
+    },
     /// Log, vote or watermark went backwards or cannot be trusted: this node must not vote, lead
     /// or ack under its id (RULES 31).
     #[error("quarantined: {why}")]
@@ -68,6 +78,16 @@ pub enum StoreError {
         /// The index of the record given.
         found: u64,
     },
+}
+
+impl StoreError {
+    /// Damage that was found among the rows of a group.
+    pub(crate) fn of_rows(self, group: u32) -> Self {
+        match self {
+            Self::Damaged { what } => Self::DamagedRows { group, what },
+            other => other,
+        }
+    }
 }
 
 impl From<everwire_proto::storage::StorageError> for StoreError {

@@ -56,8 +56,9 @@ pub use types::{
 /// `durable applied` ≤ `applied`; the rest is Raft's. After a crash `applied` is `durable
 /// applied`, and the log still holds everything above it. Two exceptions, both handled above:
 /// a follower may apply what its own log has not synced yet, so `applied` may stand above `last`
-/// after a crash; and a crash inside an install leaves `applied` = `None` with `purged` set,
-/// which only another install mends.
+/// after a crash; and after a crash inside an install, or when the event DB is lost, nothing is
+/// applied. If the log does not reach back to its first entry, `applied` answers
+/// [`StoreError::DamagedRows`] then, and only an install mends it.
 ///
 /// # The log's FIFO
 ///
@@ -135,6 +136,7 @@ pub trait Store: Send + Sync + 'static {
     ) -> Result<Vec<LogRecord>, StoreError>;
 
     /// What the group has applied. `None`: nothing, or an install has begun and not finished.
+    /// [`StoreError::DamagedRows`]: its rows must be fetched anew; other groups are not touched.
     fn applied(&self, group: u32) -> Result<Option<Applied>, StoreError>;
 
     /// Writes what entries changed, in one batch with `applied`; visible at once, durable with
@@ -186,6 +188,11 @@ pub trait Store: Send + Sync + 'static {
     /// `applied` is what its head said. Whatever goes wrong in a spool is the transfer's failure:
     /// the store is as it was, and nothing is left when the spool or its reader is dropped.
     fn spool(&self, group: u32, applied: Applied) -> Result<Box<dyn SnapshotSpool>, StoreError>;
+
+    /// Drops a group's rows, events and applied row because they are damaged; its log and vote
+    /// stay. Like an [`Store::install`] that has begun: afterwards `applied` is `None`, and what is
+    /// needed is an install.
+    fn drop_rows(&self, group: u32) -> Result<(), StoreError>;
 
     /// Begins to replace a group's rows and events. Returns when the install marker is synced and
     /// the old range is gone: from here on `applied` is `None` until `finish`. Nobody may write

@@ -16,7 +16,7 @@ use everwire_store::sim::Damage;
 use everwire_store::testing::{
     Bed, answer, append, at, done, options, record, session, suite, write_of, write_session,
 };
-use everwire_store::{Identity, LogState, OpenOptions, Store, StoreError, VoteRecord};
+use everwire_store::{Identity, LogState, OpenOptions, Store, StoreError, VoteRecord, regressed};
 use rocksdb::{DB, IteratorMode, Options};
 use tempfile::TempDir;
 
@@ -132,6 +132,7 @@ impl Bed for RocksBed {
             // Somewhere in the cluster's name.
             Damage::Slot(true) => flip_in_file(&dir.join("WATERMARK"), 24),
             Damage::Slot(false) => flip_in_file(&dir.join("WATERMARK"), (256 << 10) + 24),
+            Damage::EventDb => fs::write(dir.join("events/CURRENT"), "nothing of ours").unwrap(),
             Damage::Identity => flip_in_file(&dir.join("IDENTITY"), 9),
         }
     }
@@ -398,5 +399,181 @@ fn a_retirement_is_finished_after_a_crash() {
         let second = retire(&dir).unwrap();
         assert_eq!(second, dir.join("retired-9-1"));
         assert!(second.exists() && !target.exists());
+    }
+}
+
+/// Quarantine gives the node's id up, so it is for a log that is lost and nothing else.
+#[test]
+fn a_log_db_that_is_lost_is_quarantine() {
+    let garble = |path: PathBuf| fs::write(path, "nothing of ours").unwrap();
+    let newest = |bed: &RocksBed, part: &str| {
+        let files = listing(&bed.dir().join("log")).into_iter();
+        let found = files.filter(|(path, _)| path.to_string_lossy().contains(part));
+        found.map(|(path, _)| path).max().unwrap()
+    };
+    let breaks: [&dyn Fn(&RocksBed); 4] = [
+        &|bed| garble(bed.dir().join("log/CURRENT")),
+        &|bed| garble(newest(bed, "MANIFEST")),
+        &|bed| flip_in_file(&newest(bed, "MANIFEST"), 100),
+        &|bed| fs::remove_file(newest(bed, ".sst")).unwrap(),
+    ];
+    for (number, damage) in breaks.iter().enumerate() {
+        let bed = RocksBed::new();
+        let store = bed.open(options()).unwrap();
+        append(&*store, 1, vec![record(3, 1, 5)]).unwrap();
+        drop(store);
+        let path = bed.dir().join("log");
+        let families = DB::list_cf(&Options::default(), &path).unwrap();
+        let db = DB::open_cf(&Options::default(), &path, families).unwrap();
+        db.flush_cf(db.cf_handle(LogFamily::Log.name()).unwrap())
+            .unwrap();
+        drop(db);
+        damage(&bed);
+        let answer = bed.open(options()).map(|_| ());
+        assert!(
+            matches!(answer, Err(StoreError::Quarantine { .. })),
+            "{number}: {answer:?}"
+        );
+    }
+}
+
+#[test]
+fn what_the_machine_refuses_is_no_quarantine() {
+    let bed = RocksBed::new();
+    let store = bed.open(options()).unwrap();
+    append(&*store, 1, vec![record(3, 1, 5)]).unwrap();
+    drop(store);
+    let refused = |what: &str| {
+        let answer = bed.open(options()).map(|_| ());
+        assert!(
+            matches!(answer, Err(StoreError::Io(_))),
+            "{what}: {answer:?}"
+        );
+    };
+    // Somebody else has one of the databases open.
+    for part in ["log", "events"] {
+        let path = bed.dir().join(part);
+        let families = DB::list_cf(&Options::default(), &path).unwrap();
+        let held = DB::open_cf(&Options::default(), &path, families).unwrap();
+        refused(part);
+        drop(held);
+    }
+    // A path that is not what it should be, as a stand-in for a missing right: root has them all.
+    for part in ["log", "events"] {
+        let lock = bed.dir().join(part).join("LOCK");
+        fs::remove_file(&lock).unwrap();
+        fs::create_dir(&lock).unwrap();
+        refused(part);
+        fs::remove_dir(&lock).unwrap();
+    }
+    assert_eq!(
+        bed.open(options()).unwrap().log_state(1).unwrap().last,
+        Some(at(1))
+    );
+}
+
+const FEW_FILES: &str = "EVERWIRE_STORE_FEW_FILES";
+
+/// The test runs itself with fewer and fewer files allowed: the answer is never a quarantine.
+#[test]
+fn too_many_open_files_is_no_quarantine() {
+    if let Some(dir) = std::env::var_os(FEW_FILES) {
+        let answer = RocksStore::open(Path::new(&dir), options()).map(|_| ());
+        println!("answer {answer:?}");
+        return;
+    }
+    let bed = RocksBed::new();
+    let store = bed.open(options()).unwrap();
+    append(&*store, 1, vec![record(3, 1, 5)]).unwrap();
+    store.write(1, write_of(1)).unwrap();
+    drop(store);
+    let me = std::env::current_exe().unwrap();
+    let mut refused = 0;
+    for files in (6..40).step_by(3) {
+        let script = format!("ulimit -n {files}; exec \"$0\" \"$@\"");
+        let output = std::process::Command::new("sh")
+            .args(["-c", &script])
+            .arg(&me)
+            .args([
+                "--exact",
+                "too_many_open_files_is_no_quarantine",
+                "--nocapture",
+            ])
+            .env(FEW_FILES, bed.dir())
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(
+            !said.contains("Quarantine") && !said.contains("Damaged"),
+            "{files}: {said}"
+        );
+        refused += usize::from(said.contains("answer Err(Io("));
+    }
+    assert!(refused > 1, "no limit was low enough");
+    assert!(!bed.dir().join("events-damaged").exists());
+    assert_eq!(
+        bed.open(options()).unwrap().log_state(1).unwrap().last,
+        Some(at(1))
+    );
+}
+
+/// An older copy of the directory is put back: with the watermark kept, this node notices; with
+/// all of it gone back, only those who had recorded more do.
+#[test]
+fn a_directory_that_went_back_is_noticed() {
+    let bed = RocksBed::new();
+    let store = bed.open(options()).unwrap();
+    append(&*store, 1, vec![record(3, 1, 5)]).unwrap();
+    drop(store);
+    let old = bed.root.path().join("old");
+    copy(&bed.dir(), &old).unwrap();
+    let store = bed.open(options()).unwrap();
+    append(&*store, 1, vec![record(3, 2, 5)]).unwrap();
+    let vote = VoteRecord {
+        term: 9,
+        node: 7,
+        committed: false,
+    };
+    let (send, told) = done();
+    store.save_vote(1, vote, send);
+    answer(&told).unwrap();
+    let recorded = store.own_record();
+    drop(store);
+    let watermark = fs::read(bed.dir().join("WATERMARK")).unwrap();
+
+    let put_back = || {
+        fs::remove_dir_all(bed.dir()).unwrap();
+        copy(&old, &bed.dir()).unwrap();
+    };
+    put_back();
+    fs::write(bed.dir().join("WATERMARK"), &watermark).unwrap();
+    let answer = bed.open(options()).map(|_| ());
+    assert!(
+        matches!(answer, Err(StoreError::Quarantine { .. })),
+        "{answer:?}"
+    );
+
+    put_back();
+    let store = bed.open(options()).unwrap();
+    assert!(regressed(&recorded, &store.own_record()));
+}
+
+/// A compaction or flush that meets bad blocks ends the process; the next one must not meet them
+/// again.
+#[test]
+fn a_condemned_event_db_is_set_aside() {
+    let bed = RocksBed::new();
+    let store = bed.open(options()).unwrap();
+    append(&*store, 1, vec![record(3, 1, 5)]).unwrap();
+    store.write(1, write_of(1)).unwrap();
+    drop(store);
+    fs::write(bed.dir().join("EVENTS-DAMAGED"), "").unwrap();
+    for _ in 0..2 {
+        let store = bed.open(options()).unwrap();
+        assert_eq!(store.applied(1).unwrap(), None);
+        assert_eq!(store.log_state(1).unwrap().last, Some(at(1)));
+        drop(store);
+        assert!(!bed.dir().join("EVENTS-DAMAGED").exists());
+        assert!(bed.dir().join("events-damaged/CURRENT").exists());
     }
 }

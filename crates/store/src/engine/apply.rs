@@ -68,17 +68,21 @@ impl<D: Disk> Core<D> {
         if self.flusher.is_installing(group) {
             return Ok(None);
         }
-        read_applied(&self.disk, group)
+        if let Some(damage) = self.flusher.damage(group) {
+            return Err(damage);
+        }
+        read_applied(&self.disk, group).map_err(|error| error.of_rows(group))
     }
 
     /// See [`crate::Store::row`].
     pub(crate) fn row(&self, key: &RowKey) -> Result<Option<Row>, StoreError> {
         let stored = Key::Row(key.clone());
         let bytes = stored.encode();
-        let Some(value) = self.disk.get(stored.family(), &bytes)? else {
-            return Ok(None);
+        let read = || match self.disk.get(stored.family(), &bytes)? {
+            Some(value) => open_row(key, &bytes, &value).map(Some),
+            None => Ok(None),
         };
-        open_row(key, &bytes, &value).map(Some)
+        read().map_err(|error| error.of_rows(self.identity.group(slot_of(key))))
     }
 
     /// See [`crate::Store::scan`].
@@ -88,13 +92,15 @@ impl<D: Disk> Core<D> {
         if limit == 0 {
             return Ok(found);
         }
-        self.disk.scan(family, &keys, &mut |key, value| {
+        let (RowRange::KeyAges(session) | RowRange::LiveRuns(session)) = range;
+        let scanned = self.disk.scan(family, &keys, &mut |key, value| {
             record::unseal("an index row", key, value)?;
             if let Key::Row(key) = Key::decode(family, key)? {
                 found.push(key);
             }
             Ok(go_on(found.len() < limit))
-        })?;
+        });
+        scanned.map_err(|error| error.of_rows(self.identity.group(session.slot)))?;
         Ok(found)
     }
 
@@ -124,7 +130,7 @@ impl<D: Disk> Core<D> {
             if range.start >= range.end {
                 continue;
             }
-            self.disk.scan(Family::Names, &range, &mut |bytes, value| {
+            let scanned = self.disk.scan(Family::Names, &range, &mut |bytes, value| {
                 let Key::Row(key @ RowKey::Name(..)) = Key::decode(Family::Names, bytes)? else {
                     return Err(damaged("a name's key"));
                 };
@@ -134,7 +140,8 @@ impl<D: Disk> Core<D> {
                     found.push((slot, name, row));
                 }
                 Ok(go_on(found.len() < limit))
-            })?;
+            });
+            scanned.map_err(|error| error.of_rows(self.identity.group(slot)))?;
         }
         Ok(found)
     }
@@ -154,7 +161,7 @@ impl<D: Disk> Core<D> {
         let mut bytes = 0_usize;
         let mut next = from.max(Offset::ZERO.next());
         let range = layout::events_range(session, next);
-        self.disk.scan(Family::Events, &range, &mut |key, value| {
+        let scanned = self.disk.scan(Family::Events, &range, &mut |key, value| {
             bytes = bytes.saturating_add(value.len());
             if bytes > bytes_max && !found.is_empty() {
                 return Ok(ControlFlow::Break(()));
@@ -172,7 +179,8 @@ impl<D: Disk> Core<D> {
             next = next.next();
             found.push(event);
             Ok(go_on(found.len() < count_max))
-        })?;
+        });
+        scanned.map_err(|error| error.of_rows(self.identity.group(session.slot)))?;
         Ok(found)
     }
 }
@@ -187,6 +195,22 @@ fn go_on(more: bool) -> ControlFlow<()> {
 
 fn damaged(what: &str) -> StoreError {
     StoreError::Damaged { what: what.into() }
+}
+
+fn slot_of(key: &RowKey) -> Slot {
+    match key {
+        RowKey::Name(slot, ..) | RowKey::Counter(slot) => *slot,
+        RowKey::Head(session)
+        | RowKey::Run(session, ..)
+        | RowKey::Epoch(session, ..)
+        | RowKey::Batch(session, ..)
+        | RowKey::Message(session, ..)
+        | RowKey::Part(session, ..)
+        | RowKey::Input(session, ..)
+        | RowKey::Key(session, ..)
+        | RowKey::KeyAge(session, ..)
+        | RowKey::LiveRun(session, ..) => session.slot,
+    }
 }
 
 /// Reads a row and checks that it is of its key's kind.

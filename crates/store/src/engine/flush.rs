@@ -9,11 +9,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex};
 use std::time::Duration;
 
+use everwire_core::ids::META_GROUP;
+
 use crate::disk::{Disk, Reads};
-use crate::engine::{Core, log};
+use crate::engine::{Core, apply, log};
 use crate::error::StoreError;
 use crate::layout::{self, Family, Key};
-use crate::types::LogPosition;
+use crate::types::{Identity, LogPosition};
 
 const LOCK: &str = "no holder of this lock panics";
 
@@ -27,6 +29,8 @@ pub(crate) struct Flusher {
     durable: Mutex<BTreeMap<u32, LogPosition>>,
     /// Groups whose rows are being replaced: neither applied nor durable is known of them.
     installing: Mutex<BTreeSet<u32>>,
+    /// Groups whose rows must be fetched anew, and why.
+    damaged: Mutex<BTreeMap<u32, StoreError>>,
     signal: Mutex<Signal>,
     wake: Condvar,
 }
@@ -41,19 +45,16 @@ struct Signal {
 }
 
 impl Flusher {
-    /// `durable` is what was found at open.
-    pub(crate) fn new(
-        bytes_max: u64,
-        every: Duration,
-        durable: BTreeMap<u32, LogPosition>,
-    ) -> Self {
+    /// `found` at open.
+    pub(crate) fn new(bytes_max: u64, every: Duration, found: Positions) -> Self {
         Self {
             bytes_max,
             every,
             unflushed: AtomicU64::new(0),
             gate: Mutex::new(()),
-            durable: Mutex::new(durable),
+            durable: Mutex::new(found.applied),
             installing: Mutex::new(BTreeSet::new()),
+            damaged: Mutex::new(found.damaged),
             signal: Mutex::new(Signal::default()),
             wake: Condvar::new(),
         }
@@ -88,11 +89,17 @@ impl Flusher {
         self.installing.lock().expect(LOCK).contains(&group)
     }
 
+    /// Why a group's rows must be fetched anew, if they must.
+    pub(crate) fn damage(&self, group: u32) -> Option<StoreError> {
+        self.damaged.lock().expect(LOCK).get(&group).cloned()
+    }
+
     /// A group's rows begin to be replaced.
     pub(crate) fn begin_install(&self, group: u32) {
         // A flush under way may still publish what it read of the group.
         let _gate = self.gate.lock().expect(LOCK);
         self.installing.lock().expect(LOCK).insert(group);
+        self.damaged.lock().expect(LOCK).remove(&group);
         self.durable.lock().expect(LOCK).remove(&group);
     }
 
@@ -131,13 +138,17 @@ impl<D: Disk> Core<D> {
         let _gate = self.flusher.gate.lock().expect(LOCK);
         self.fatal.check()?;
         let before = self.flusher.unflushed.swap(0, Ordering::Relaxed);
-        let covered = applied_positions(&self.disk)
+        let covered = applied_positions(&self.disk, &self.identity)
             .map_err(|error| self.fatal.fail("reading what is applied", &error))?;
         self.disk
             .event_flush()
             .map_err(|error| self.fatal.fail("flushing the event DB", &error))?;
         tracing::debug!(bytes = before, "flushed the event DB");
-        for (group, position) in covered {
+        // Nothing of a damaged one counts as durable; the others go on.
+        for (group, error) in covered.damaged {
+            tracing::error!(group, %error, "the applied row cannot be read");
+        }
+        for (group, position) in covered.applied {
             if self.flusher.is_installing(group) {
                 continue;
             }
@@ -152,21 +163,63 @@ impl<D: Disk> Core<D> {
     }
 }
 
-/// What each group has applied.
+/// What the applied rows say.
+#[derive(Default)]
+pub(crate) struct Positions {
+    /// How far each group has applied.
+    pub(crate) applied: BTreeMap<u32, LogPosition>,
+    /// Groups whose row cannot be read.
+    pub(crate) damaged: BTreeMap<u32, StoreError>,
+}
+
+impl Positions {
+    fn add(
+        &mut self,
+        group: u32,
+        found: Result<LogPosition, StoreError>,
+    ) -> Result<(), StoreError> {
+        match found {
+            Ok(position) => {
+                self.applied.insert(group, position);
+            },
+            Err(error @ StoreError::Damaged { .. }) => {
+                self.damaged.insert(group, error.of_rows(group));
+            },
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+}
+
+/// What each group has applied. Damage of one group's row is that group's alone.
 pub(crate) fn applied_positions(
     reads: &dyn Reads,
-) -> Result<BTreeMap<u32, LogPosition>, StoreError> {
-    let mut positions = BTreeMap::new();
-    reads.scan(
-        Family::Applied,
-        &layout::applied_range(),
-        &mut |key, value| {
-            if let Key::Applied(group) = Key::decode(Family::Applied, key)? {
-                let applied = super::apply::open_applied(key, value)?;
-                positions.insert(group, applied.position);
-            }
-            Ok(ControlFlow::Continue(()))
+    identity: &Identity,
+) -> Result<Positions, StoreError> {
+    let mut found = Positions::default();
+    let range = layout::applied_range();
+    let scanned = reads.scan(Family::Applied, &range, &mut |key, value| {
+        if let Key::Applied(group) = Key::decode(Family::Applied, key)? {
+            let applied = apply::open_applied(key, value);
+            found.add(group, applied.map(|applied| applied.position))?;
+        }
+        Ok(ControlFlow::Continue(()))
+    });
+    match scanned {
+        Ok(()) => return Ok(found),
+        Err(StoreError::Damaged { what }) => {
+            tracing::error!(
+                what,
+                "the applied rows cannot be listed: looked up one by one"
+            );
         },
-    )?;
-    Ok(positions)
+        Err(error) => return Err(error),
+    }
+    // What holds several of them is bad; those beside it are still good.
+    for group in (0..identity.shards).chain([META_GROUP]) {
+        if let Some(applied) = apply::read_applied(reads, group).transpose() {
+            found.add(group, applied.map(|applied| applied.position))?;
+        }
+    }
+    Ok(found)
 }

@@ -76,6 +76,11 @@ impl Identity {
             0..0
         }
     }
+
+    /// The group that holds a slot.
+    pub(crate) fn group(&self, slot: Slot) -> u32 {
+        ShardId::holding(slot, self.shards).0
+    }
 }
 
 impl<D: Disk> Core<D> {
@@ -313,6 +318,10 @@ impl<D: Disk> Store for Engine<D> {
 
     fn spool(&self, group: u32, applied: Applied) -> Result<Box<dyn SnapshotSpool>, StoreError> {
         spool::open(&self.core, group, applied)
+    }
+
+    fn drop_rows(&self, group: u32) -> Result<(), StoreError> {
+        snapshot::begin(&self.core, group)
     }
 
     fn install(&self, group: u32) -> Result<Box<dyn SnapshotInstall>, StoreError> {

@@ -5,7 +5,8 @@
 //!
 //! 1. `meta/batch` ≥ the watermark's batch, or the log lost what was acked: quarantine.
 //! 2. Groups with an install marker: rows dropped, flushed, marker cleared.
-//! 3. What each group had durably applied.
+//! 3. What each group had durably applied; a group of which nobody can tell is damaged, and the
+//!    others open.
 //! 4. Each group's log: its ends, no hole behind its purge point, and from durably applied on
 //!    every record whole and in its place; else quarantine. Older records are checked when read:
 //!    they are applied already, and there may be gigabytes of them.
@@ -16,7 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use crate::disk::{Batch, Disk};
-use crate::engine::flush::{Flusher, applied_positions};
+use crate::engine::flush::{Flusher, Positions, applied_positions};
 use crate::engine::log::{self, Group, Groups};
 use crate::engine::mark::Mark;
 use crate::engine::peers::Peers;
@@ -51,20 +52,22 @@ pub(crate) fn open<D: Disk>(
         end_installs(&disk, &identity, &installing, batch)?;
     }
     let peers = Peers::load(&disk).map_err(distrust)?;
-    let durable = applied_positions(&disk)?;
+    let mut found = applied_positions(&disk, &identity)?;
     let groups = Groups::default();
     let mut purged = marked(&disk, false)?;
     for group in groups_with_entries(&disk)? {
         let purged = purged.remove(&group).flatten();
-        let applied = durable.get(&group).copied();
+        let applied = found.applied.get(&group).copied();
+        rootless(&mut found, group, purged);
         let log = recover(&disk, group, purged, applied)?;
         groups.put(group, log);
     }
     for (group, purged) in purged {
+        rootless(&mut found, group, purged);
         let first = purged.map_or(0, |purged| purged.index + 1);
         groups.put(group, Group::new(purged, None, first));
     }
-    for (group, position) in &durable {
+    for (group, position) in &found.applied {
         log::lock(&groups.get(*group)).raise_bound(position.index);
     }
     Ok(Arc::new(Core {
@@ -75,11 +78,24 @@ pub(crate) fn open<D: Disk>(
         tail_bytes: options.tail_bytes,
         queue: Queue::default(),
         mark: Mark::new(watermark, batch),
-        flusher: Flusher::new(options.flush_bytes, options.flush_every, durable),
+        flusher: Flusher::new(options.flush_bytes, options.flush_every, found),
         peers,
         spools: AtomicU64::new(0),
         driven,
     }))
+}
+
+/// A group that has applied nothing although its log was purged lost its rows: an install was cut
+/// short, or the event DB is gone. Its log cannot bring them back.
+fn rootless(found: &mut Positions, group: u32, purged: Option<LogPosition>) {
+    if let Some(purged) = purged
+        && !found.applied.contains_key(&group)
+    {
+        let what = format!("nothing is applied, but the log is purged up to {purged}");
+        let damage = StoreError::DamagedRows { group, what };
+        tracing::error!(group, %damage, "the rows of a group must be fetched anew");
+        found.damaged.entry(group).or_insert(damage);
+    }
 }
 
 fn quarantine(why: String) -> StoreError {

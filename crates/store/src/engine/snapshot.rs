@@ -54,7 +54,7 @@ pub(crate) fn read<D: Disk>(
                 // A send fails when the reader is gone: nobody is left to tell.
                 let last = match produce(reads, group, slots.clone(), &send) {
                     Ok(()) => Ok(Piece::End),
-                    Err(error) => Err(error),
+                    Err(error) => Err(error.of_rows(group)),
                 };
                 drop(send.send(last));
             });
@@ -174,16 +174,21 @@ fn send_chunk(send: &Pieces, chunk: &mut storage_v1::SnapshotChunk) -> bool {
 
 // === Install ===
 
+/// See [`crate::Store::drop_rows`].
+pub(crate) fn begin<D: Disk>(core: &Arc<Core<D>>, group: u32) -> Result<(), StoreError> {
+    core.fatal.check()?;
+    core.marker(group, true)?;
+    core.flusher.begin_install(group);
+    drop_group(&core.disk, core.identity.slots(group), group)
+        .map_err(|error| core.fatal.fail("dropping a group's rows", &error))
+}
+
 /// See [`crate::Store::install`].
 pub(crate) fn install<D: Disk>(
     core: &Arc<Core<D>>,
     group: u32,
 ) -> Result<Box<dyn SnapshotInstall>, StoreError> {
-    core.fatal.check()?;
-    core.marker(group, true)?;
-    core.flusher.begin_install(group);
-    drop_group(&core.disk, core.identity.slots(group), group)
-        .map_err(|error| core.fatal.fail("dropping a group's rows", &error))?;
+    begin(core, group)?;
     Ok(Box::new(Install {
         core: Arc::clone(core),
         group,

@@ -100,11 +100,15 @@ impl RocksDisk {
     pub(crate) fn open(home: Directory, options: &OpenOptions) -> Result<Self, StoreError> {
         let memory = Memory::new(options)?;
         let families = LogFamily::ALL.map(|family| memory.log_family(family));
-        let log = DB::open_cf_descriptors(&memory.log(), home.log(), families)
-            .map_err(|error| untrusted("log", &error))?;
-        let families = Family::ALL.map(|family| memory.event_family(family));
-        let events = DB::open_cf_descriptors(&memory.events(), home.events(), families)
-            .map_err(|error| untrusted("event", &error))?;
+        let log = DB::open_cf_descriptors(&memory.log(), home.log(), families).map_err(
+            |error| match lost(&error) {
+                true => StoreError::Quarantine {
+                    why: format!("the log DB does not open: {error}"),
+                },
+                false => StoreError::Io(format!("opening the log DB: {error}")),
+            },
+        )?;
+        let events = open_events(&home, &memory)?;
         home.sync()?;
         for family in Family::sharded() {
             events
@@ -120,9 +124,47 @@ impl RocksDisk {
     }
 }
 
-fn untrusted(what: &str, error: &rocksdb::Error) -> StoreError {
-    StoreError::Quarantine {
-        why: format!("the {what} DB does not open: {error}"),
+impl RocksDisk {
+    /// A write to the event DB failed, which ends the process. If that is because its files are
+    /// bad (a compaction met them), the next process must not open them again.
+    fn events_failed(&self, error: &rocksdb::Error) -> StoreError {
+        if lost(error)
+            && let Err(failed) = self.home.condemn_events()
+        {
+            tracing::error!(%failed, "the damaged event DB stays");
+        }
+        failed(error)
+    }
+}
+
+/// Opens the event DB. One that is lost is set aside, whole, and an empty one takes its place:
+/// the log brings back what it still holds, and peers the rest (RULES 35).
+fn open_events(home: &Directory, memory: &Memory) -> Result<DB, StoreError> {
+    let open = || {
+        let families = Family::ALL.map(|family| memory.event_family(family));
+        DB::open_cf_descriptors(&memory.events(), home.events(), families)
+    };
+    let condemned = home.events_condemned()?;
+    if !condemned {
+        match open() {
+            Ok(events) => return Ok(events),
+            Err(error) if lost(&error) => {
+                tracing::error!(%error, "the event DB does not open and is set aside");
+            },
+            Err(error) => return Err(StoreError::Io(format!("opening the event DB: {error}"))),
+        }
+    }
+    home.set_events_aside()?;
+    open().map_err(|error| StoreError::Io(format!("making an event DB: {error}")))
+}
+
+/// Whether a database does not open because its files are not what was written, or are gone; not
+/// because of the machine: a full disk, a limit, a right, a lock.
+fn lost(error: &rocksdb::Error) -> bool {
+    match error.kind() {
+        ErrorKind::Corruption => true,
+        ErrorKind::IOError => error.as_ref().contains("No such file or directory"),
+        _ => false,
     }
 }
 
@@ -282,7 +324,7 @@ impl Disk for RocksDisk {
     fn event_write(&self, batch: RocksBatch) -> Result<(), StoreError> {
         self.events
             .write_without_wal(batch.batch)
-            .map_err(|error| failed(&error))
+            .map_err(|error| self.events_failed(&error))
     }
 
     fn event_flush(&self) -> Result<(), StoreError> {
@@ -291,7 +333,7 @@ impl Disk for RocksDisk {
         let families = Family::ALL.map(|family| handle(&self.events, family));
         self.events
             .flush_cfs_opt(&families, &options)
-            .map_err(|error| failed(&error))
+            .map_err(|error| self.events_failed(&error))
     }
 
     fn scratch(&self, name: &str) -> Result<Box<dyn Scratch>, StoreError> {

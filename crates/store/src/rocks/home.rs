@@ -34,6 +34,17 @@ pub(crate) fn sync_dir(path: &Path) -> Result<(), StoreError> {
         .map_err(io_error("syncing", path))
 }
 
+/// Removes a directory, if it is there.
+fn remove_all(path: &Path) -> Result<(), StoreError> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(io_error("removing", path)(error)),
+        _ => Ok(()),
+    }
+}
+
+/// Says that the event DB is damaged as a whole.
+const CONDEMNED: &str = "EVENTS-DAMAGED";
+
 impl Directory {
     /// Takes the directory for this process; makes it first if `create`.
     pub(crate) fn lock(path: &Path, create: bool) -> Result<Self, StoreError> {
@@ -86,6 +97,39 @@ impl Directory {
         self.path.join("events")
     }
 
+    /// The next open finds the event DB condemned.
+    pub(crate) fn condemn_events(&self) -> Result<(), StoreError> {
+        self.write_whole(CONDEMNED, &[])
+    }
+
+    /// Whether the last process condemned the event DB.
+    pub(crate) fn events_condemned(&self) -> Result<bool, StoreError> {
+        let path = self.path.join(CONDEMNED);
+        path.try_exists().map_err(io_error("looking for", &path))
+    }
+
+    /// Moves the event DB aside, in the place of what was moved there before.
+    pub(crate) fn set_events_aside(&self) -> Result<(), StoreError> {
+        let (events, aside) = (self.events(), self.path.join("events-damaged"));
+        // Moved already when the last attempt was cut: what lies aside is to be kept.
+        if events
+            .try_exists()
+            .map_err(io_error("looking for", &events))?
+        {
+            remove_all(&aside)?;
+            fs::rename(&events, &aside).map_err(io_error("moving", &events))?;
+            self.sync()?;
+        }
+        let marker = self.path.join(CONDEMNED);
+        match fs::remove_file(&marker) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                return Err(io_error("removing", &marker)(error));
+            },
+            _ => {},
+        }
+        self.sync()
+    }
+
     /// Makes the databases' own entries durable.
     pub(crate) fn sync(&self) -> Result<(), StoreError> {
         sync_dir(&self.path)
@@ -126,13 +170,7 @@ const INCOMING: &str = "incoming";
 impl Directory {
     /// Removes what arrived when the last process ended: nobody can finish it.
     pub(crate) fn clear_incoming(&self) -> Result<(), StoreError> {
-        let path = self.path.join(INCOMING);
-        match fs::remove_dir_all(&path) {
-            Err(error) if error.kind() != ErrorKind::NotFound => {
-                Err(io_error("removing", &path)(error))
-            },
-            _ => Ok(()),
-        }
+        remove_all(&self.path.join(INCOMING))
     }
 
     /// A new file for a snapshot that arrives.

@@ -7,6 +7,7 @@
 //! DIR/log/        the log DB: WAL on, every write synced
 //! DIR/events/     the event DB: no WAL, flushed
 //! DIR/incoming/   snapshots that are arriving; removed at open
+//! DIR/events-damaged/  an event DB that did not open; kept until the next one
 //! DIR/retired-N-n what a quarantined node left; kept until the next one
 //! ```
 //!

@@ -63,6 +63,8 @@ pub enum Damage {
     Slot(bool),
     /// The file IDENTITY.
     Identity,
+    /// The event DB as a whole: it does not open, and an empty one takes its place.
+    EventDb,
 }
 
 impl SimDisk {
@@ -127,6 +129,10 @@ impl SimDisk {
     /// Flips one byte of something durable. Close the store first. False: nothing is there.
     pub fn damage(&self, what: Damage) -> bool {
         let mut state = self.lock();
+        if what == Damage::EventDb {
+            state.events = disk::Space::default();
+            return true;
+        }
         let value = match what {
             Damage::LogHead => state.log.first_value(LogFamily::Log),
             Damage::Log => state.log.last_value(LogFamily::Log),
@@ -136,6 +142,7 @@ impl SimDisk {
             Damage::Applied => state.events.last_value(Family::Applied),
             Damage::Slot(first) => state.slots.get_mut(&if first { Side::A } else { Side::B }),
             Damage::Identity => state.identity.as_mut(),
+            Damage::EventDb => None,
         };
         match value.and_then(|value| value.last_mut()) {
             Some(byte) => {

@@ -183,7 +183,7 @@ fn a_hole_in_events_is_damage(bed: &Harness) {
     store.write(1, write_session(2, here, 5..=6)).unwrap();
     let found = store.events(here, offset(1), usize::MAX, 9);
     assert!(
-        matches!(found, Err(StoreError::Damaged { .. })),
+        matches!(found, Err(StoreError::DamagedRows { .. })),
         "{found:?}"
     );
     let before = store.events(here, offset(1), usize::MAX, 3).unwrap();

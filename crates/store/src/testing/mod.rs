@@ -12,6 +12,7 @@
 
 mod apply;
 mod log;
+mod rebuild;
 mod recovery;
 mod snapshot;
 
@@ -62,6 +63,7 @@ pub fn suite(make: &dyn Fn() -> Harness) {
     apply::cases(make);
     snapshot::cases(make);
     recovery::cases(make);
+    rebuild::cases(make);
 }
 
 /// A harness on a simulated disk.

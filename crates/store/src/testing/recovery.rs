@@ -7,14 +7,13 @@ use crate::testing::{
     Harness, answer, append, at, counting, done, identity, indexes, offsets, open, options, purge,
     records, session, truncate, write_of, write_session,
 };
-use crate::{Identity, LogState, OpenOptions, Store, StoreError, VoteRecord};
+use crate::{Identity, LogState, OpenOptions, StoreError, VoteRecord};
 
 pub(super) fn cases(make: &dyn Fn() -> Harness) {
     a_directory_has_one_owner(&make());
     a_directory_is_open_once(&make());
     a_newer_directory_is_refused_and_unchanged(&make());
     acked_is_there_after_a_crash(&make());
-    flipped_bytes_of_applied_state_are_found(&make());
     a_flipped_byte_in_the_log_above_durable_applied_is_quarantine(&make(), Damage::Log, 8);
     a_flipped_byte_in_the_log_above_durable_applied_is_quarantine(&make(), Damage::LogHead, 0);
     a_flipped_byte_below_durable_applied_is_found_when_read(&make());
@@ -125,51 +124,6 @@ fn acked_is_there_after_a_crash(bed: &Harness) {
         }
         bed.crash(store);
     }
-}
-
-fn flipped_bytes_of_applied_state_are_found(bed: &Harness) {
-    let here = session(2, 0, 1);
-    let found = |store: &dyn Store| {
-        let key = everwire_core::row::RowKey::Head(here);
-        (
-            store.events(here, crate::testing::event(1, 0).offset, usize::MAX, 9),
-            store.row(&key),
-        )
-    };
-    let store = open(bed);
-    store.write(2, write_session(4, here, 1..=3)).unwrap();
-    store.flush().unwrap();
-    drop(store);
-
-    bed.damage(Damage::Events);
-    let store = open(bed);
-    let (events, row) = found(&*store);
-    assert!(
-        matches!(events, Err(StoreError::Damaged { .. })),
-        "{events:?}"
-    );
-    assert!(row.unwrap().is_some());
-    let mut reader = store.snapshot(2).unwrap();
-    let piece = reader.next_chunk();
-    assert!(
-        matches!(piece, Err(StoreError::Damaged { .. })),
-        "not passed on"
-    );
-    drop((reader, store));
-
-    bed.damage(Damage::Rows);
-    let store = open(bed);
-    let (_, row) = found(&*store);
-    assert!(matches!(row, Err(StoreError::Damaged { .. })), "{row:?}");
-    assert_eq!(store.applied(2).unwrap().unwrap().position, at(4));
-    drop(store);
-
-    bed.damage(Damage::Applied);
-    let answer = bed.open(options()).map(|_| ());
-    assert!(
-        matches!(answer, Err(StoreError::Damaged { .. })),
-        "{answer:?}"
-    );
 }
 
 fn a_flipped_byte_in_the_log_above_durable_applied_is_quarantine(
