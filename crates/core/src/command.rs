@@ -43,6 +43,8 @@ pub enum Control {
         /// The rules' version.
         version: u32,
     },
+    /// Each replica remembers what it has computed up to the end of this entry, to be compared.
+    Audit,
 }
 
 /// One command on one session.

@@ -128,6 +128,13 @@ pub const KEY_TTL: Duration = Duration::from_secs(24 * 3600);
 /// Stale keys that one command removes at most.
 pub const STALE_KEYS_PER_COMMAND: usize = 8;
 
+/// A shard that changes is audited this often, and after [`AUDIT_ENTRIES`] entries.
+pub const AUDIT_EVERY: Duration = Duration::from_secs(10);
+/// Entries after which a shard is audited before its time: what a divergence may cover.
+pub const AUDIT_ENTRIES: u64 = 10_000;
+/// Audits whose hash a replica can still tell: 32 bytes each, per shard.
+pub const AUDITS_REMEMBERED: usize = 1_024;
+
 /// A subscription whose replica has heard no leader for so long says `STALE`.
 pub const STALE_AFTER: Duration = Duration::from_secs(2);
 /// The event DB is flushed at this much un-flushed apply, bytes.

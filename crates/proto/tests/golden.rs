@@ -268,10 +268,13 @@ fn controls() -> Vec<(&'static str, Batch)> {
         commands: Vec::new(),
         ..batch()
     };
-    vec![(
-        "control-raise-rules",
-        of(Control::RaiseRules { version: 300 }),
-    )]
+    vec![
+        (
+            "control-raise-rules",
+            of(Control::RaiseRules { version: 300 }),
+        ),
+        ("control-audit", of(Control::Audit)),
+    ]
 }
 
 fn position() -> disk::LogPosition {
@@ -316,6 +319,15 @@ fn applied() -> disk::Applied {
         time_ms: 1_700_000_000_042,
         rules_version: 1,
         state: Bytes::new(),
+        audit_hash: Bytes::new(),
+    }
+}
+
+/// What a shard has applied that has something to compare.
+fn applied_shard() -> disk::Applied {
+    disk::Applied {
+        audit_hash: Bytes::from_static(b"sixteen bytes ok"),
+        ..applied()
     }
 }
 
@@ -476,6 +488,10 @@ fn values() -> BTreeMap<String, Vec<u8>> {
     let others = [
         ("batch", batch.into()),
         ("applied", storage::encode_applied(&applied()).into()),
+        (
+            "applied-shard",
+            storage::encode_applied(&applied_shard()).into(),
+        ),
         (
             "applied-state",
             storage::encode_applied(&applied_state()).into(),

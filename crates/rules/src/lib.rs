@@ -10,5 +10,5 @@ pub mod session;
 
 pub use session::resolve;
 pub use session::txn::{
-    ApplyError, Changes, RULES_VERSION, ShardState, Txn, View, ViewError, may_raise,
+    ApplyError, BatchChanges, Changes, RULES_VERSION, ShardState, Txn, View, ViewError, may_raise,
 };

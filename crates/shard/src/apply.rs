@@ -15,6 +15,7 @@ use openraft::EntryPayload;
 use openraft::storage::ApplyResponder;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::audit::{Asks, Audits, Tally};
 use crate::feed::Feed;
 use crate::raft::codec;
 use crate::raft::types::{Entry, Outcomes, StoredMembership, TypeConfig};
@@ -34,6 +35,8 @@ pub(crate) struct Standing {
     pub(crate) membership: StoredMembership,
     /// What the rules carry besides rows.
     pub(crate) state: ShardState,
+    /// What everything applied so far folds to.
+    pub(crate) audit_hash: u128,
 }
 
 impl Standing {
@@ -48,6 +51,7 @@ impl Standing {
                 time: applied.time,
                 rules_version: applied.rules_version,
             },
+            audit_hash: applied.audit_hash,
         })
     }
 
@@ -59,6 +63,7 @@ impl Standing {
             time: self.state.time,
             rules_version: self.state.rules_version,
             state: bytes::Bytes::new(),
+            audit_hash: self.audit_hash,
         }
     }
 }
@@ -74,6 +79,7 @@ pub(crate) struct Applier {
     standing: Mutex<Standing>,
     /// Which rules this node and its peers know.
     support: Arc<Support>,
+    audits: Audits,
     on_fatal: OnFatal,
 }
 
@@ -105,6 +111,7 @@ impl Applier {
             store,
             feed,
             support,
+            audits: Audits::default(),
             rows: Mutex::new(RowCache::new(cache_bytes)),
             standing: Mutex::new(standing),
             on_fatal,
@@ -133,6 +140,11 @@ impl Applier {
         &self.support
     }
 
+    /// What is remembered of this replica's audits.
+    pub(crate) fn audits(&self) -> &Audits {
+        &self.audits
+    }
+
     fn lock_standing(&self) -> MutexGuard<'_, Standing> {
         let guard = self.standing.lock();
         guard.expect("a panic while applying ends the process")
@@ -148,13 +160,14 @@ impl Applier {
         let mut standing = self.standing();
         let mut rows = self.rows.lock().map_err(|error| error.to_string())?;
         let mut answers = Vec::with_capacity(entries.len());
+        let mut tally = Tally::new(standing.audit_hash);
         let mut last = None;
         let changes = {
             let view = CachedView::new(&*self.store, &mut rows);
             let mut txn = Txn::with_supported(&view, standing.state, self.support.supported());
             for (entry, responder) in entries {
                 last = Some(codec::position(&entry.log_id));
-                let outcomes = apply_entry(&mut txn, &mut standing, entry)?;
+                let outcomes = apply_entry(&mut txn, &mut standing, &mut tally, entry)?;
                 answers.push((responder, outcomes));
             }
             txn.finish()
@@ -166,8 +179,10 @@ impl Applier {
         drop(rows);
         standing.position = Some(last);
         standing.state = changes.state;
+        standing.audit_hash = tally.hash();
         self.write(changes, standing.applied(last))?;
         *self.lock_standing() = standing;
+        self.audits.keep(tally);
         for (responder, outcomes) in answers {
             if let Some(responder) = responder {
                 responder.send(Outcomes(outcomes));
@@ -227,9 +242,11 @@ impl Applier {
                 time: applied.time,
                 rules_version: applied.rules_version,
             },
+            audit_hash: applied.audit_hash,
         };
         install.finish(standing.applied(applied.position))?;
         rows.clear();
+        self.audits.forget();
         std::mem::swap(&mut *self.lock_standing(), &mut standing);
         self.feed.open();
         Ok(())
@@ -239,6 +256,7 @@ impl Applier {
 fn apply_entry(
     txn: &mut Txn<'_>,
     standing: &mut Standing,
+    tally: &mut Tally,
     entry: Entry,
 ) -> Result<Vec<Outcome>, String> {
     let at = entry.log_id;
@@ -251,8 +269,12 @@ fn apply_entry(
         EntryPayload::Normal(proposal) => {
             let batch = everwire_proto::storage::decode_batch(&proposal.0);
             let batch = batch.map_err(|error| format!("entry {at} cannot be read: {error}"))?;
-            txn.apply(batch)
-                .map_err(|error| format!("entry {at} cannot be applied: {error}"))
+            let asks = Asks::of(&batch);
+            let outcomes = txn
+                .apply(batch)
+                .map_err(|error| format!("entry {at} cannot be applied: {error}"))?;
+            tally.take(at.index(), asks, &txn.last_batch());
+            Ok(outcomes)
         },
     }
 }

@@ -1,14 +1,16 @@
 //! What the leader of a shard does unasked: it raises the rules when every member knows newer
-//! ones. All of it goes through the log, so a leader that was replaced meanwhile does no harm.
+//! ones, and lets the replicas note what they have computed. All of it goes through the log, so a leader that was replaced meanwhile does no harm.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use everwire_core::command::{Batch, Control};
+use everwire_core::limits::{AUDIT_ENTRIES, AUDIT_EVERY};
 use everwire_core::{Clock, NodeId};
 use everwire_rules::may_raise;
 use openraft::async_runtime::WatchReceiver;
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use crate::apply::Applier;
 use crate::raft::types::{Proposal, Raft, Reply};
@@ -30,16 +32,27 @@ pub(crate) struct Duties {
 impl Duties {
     /// Runs until it is dropped, or the group stops.
     pub(crate) async fn run(self) {
+        let mut audited = Instant::now();
         loop {
             tokio::time::sleep(LOOK_EVERY).await;
             let Some(members) = self.members_if_leading() else {
                 continue;
             };
-            let control: Vec<_> = self.raise(&members).into_iter().collect();
+            let mut control: Vec<_> = self.raise(&members).into_iter().collect();
+            if self.audit_is_due(audited) {
+                audited = Instant::now();
+                control.push(Control::Audit);
+            }
             if !control.is_empty() && !self.propose(control).await {
                 return;
             }
         }
+    }
+
+    /// A shard that did not change since its last audit needs none.
+    fn audit_is_due(&self, audited: Instant) -> bool {
+        let changed = self.applier.audits().unaudited();
+        changed >= AUDIT_ENTRIES || (changed > 0 && audited.elapsed() >= AUDIT_EVERY)
     }
 
     /// Voters and learners, while this node leads.

@@ -7,6 +7,7 @@
 //! The whole is told in docs/protocol/replication.md.
 
 mod apply;
+mod audit;
 mod duties;
 mod feed;
 mod group;
@@ -23,6 +24,7 @@ mod set;
 mod subscription;
 mod support;
 
+pub use audit::{Audits, Verdict, verdict};
 pub use everwire_rules::RULES_VERSION;
 pub use everwire_rules::resolve::Answer;
 pub use everwire_store::{Identity, OpenOptions, Store, StoreError};

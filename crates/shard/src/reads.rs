@@ -300,6 +300,7 @@ mod tests {
             time: Timestamp(0),
             rules_version: 1,
             state: bytes::Bytes::new(),
+            audit_hash: 0,
         };
         let write = ApplyWrite {
             rows,

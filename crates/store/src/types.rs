@@ -85,6 +85,8 @@ pub struct Applied {
     pub rules_version: u32,
     /// The whole state of a group without slots, opaque here; empty for shards.
     pub state: Bytes,
+    /// What everything applied so far folds to: equal on replicas that computed the same.
+    pub audit_hash: u128,
 }
 
 /// What applying some entries changed. Written whole or not at all.

@@ -89,7 +89,7 @@ pub struct Batch {
 /// it was built before that kind, and stops.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Control {
-    #[prost(oneof = "control::Kind", tags = "1")]
+    #[prost(oneof = "control::Kind", tags = "1, 2")]
     pub kind: ::core::option::Option<control::Kind>,
 }
 /// Nested message and enum types in `Control`.
@@ -98,6 +98,8 @@ pub mod control {
     pub enum Kind {
         #[prost(message, tag = "1")]
         RaiseRules(super::RaiseRules),
+        #[prost(message, tag = "2")]
+        Audit(super::Audit),
     }
 }
 /// The shard applies by these rules from here on.
@@ -106,6 +108,9 @@ pub struct RaiseRules {
     #[prost(uint32, tag = "1")]
     pub version: u32,
 }
+/// Each replica remembers what it has computed up to this entry.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Audit {}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Command {
     #[prost(string, tag = "1")]
@@ -357,6 +362,10 @@ pub struct Applied {
     /// The whole state of a group without slots; empty for shards, whose state is rows.
     #[prost(bytes = "bytes", tag = "6")]
     pub state: ::prost::bytes::Bytes,
+    /// What everything applied so far folds to: equal on replicas that computed the same. 16 bytes,
+    /// big endian; empty for 0.
+    #[prost(bytes = "bytes", tag = "7")]
+    pub audit_hash: ::prost::bytes::Bytes,
 }
 /// The identity of a data directory, in the file IDENTITY.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

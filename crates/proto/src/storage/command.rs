@@ -38,6 +38,7 @@ pub(super) fn batch_from(batch: disk::Batch) -> Result<Batch, StorageError> {
 fn control_to(control: Control) -> disk::Control {
     let kind = match control {
         Control::RaiseRules { version } => DiskControl::RaiseRules(disk::RaiseRules { version }),
+        Control::Audit => DiskControl::Audit(disk::Audit {}),
     };
     disk::Control { kind: Some(kind) }
 }
@@ -48,6 +49,7 @@ fn control_from(control: disk::Control) -> Result<Control, StorageError> {
         Some(DiskControl::RaiseRules(disk::RaiseRules { version })) => {
             Ok(Control::RaiseRules { version })
         },
+        Some(DiskControl::Audit(disk::Audit {})) => Ok(Control::Audit),
         None => Err(damaged("a control of no kind that is known")),
     }
 }

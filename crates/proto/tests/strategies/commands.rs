@@ -67,7 +67,10 @@ pub(crate) fn command() -> impl Strategy<Value = Command> {
 }
 
 fn control() -> impl Strategy<Value = Control> {
-    any::<u32>().prop_map(|version| Control::RaiseRules { version })
+    prop_oneof![
+        any::<u32>().prop_map(|version| Control::RaiseRules { version }),
+        Just(Control::Audit),
+    ]
 }
 
 pub(crate) fn batch() -> impl Strategy<Value = Batch> {

@@ -4,7 +4,7 @@
 //! a refused command leaves nothing. Rows that were read stay in the transaction, so a row is
 //! read from the view once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use everwire_core::row::{
     BatchRow, EpochRow, HeadRow, InputRow, KeyRow, MessageRow, NameRow, PartRow, Row, RowKey,
@@ -28,14 +28,49 @@ pub(super) struct Overlay {
     pub(super) rows: BTreeMap<RowKey, Loaded>,
     pub(super) events: Vec<(SessionKey, Event)>,
     pub(super) erased: Vec<SessionKey>,
+    /// What the last batch did.
+    pub(super) batch: BatchTrace,
+}
+
+/// Which of a transaction's changes are the last batch's.
+#[derive(Default)]
+pub(super) struct BatchTrace {
+    /// Rows that it wrote or removed.
+    rows: BTreeSet<RowKey>,
+    /// How many of the last events are its own.
+    events: usize,
+    /// How many of the last deleted sessions.
+    erased: usize,
 }
 
 impl Overlay {
+    /// The rows that the last batch wrote or removed, as it left them.
+    pub(super) fn batch_rows(&self) -> impl Iterator<Item = (&RowKey, Option<&Row>)> {
+        let rows = self.batch.rows.iter();
+        rows.filter_map(|key| Some((key, self.rows.get(key)?.row.as_ref())))
+    }
+
+    /// The events of the last batch, in their order.
+    pub(super) fn batch_events(&self) -> &[(SessionKey, Event)] {
+        let before = self.events.len().saturating_sub(self.batch.events);
+        self.events.get(before..).unwrap_or_default()
+    }
+
+    /// The sessions that the last batch deleted.
+    pub(super) fn batch_erased(&self) -> &[SessionKey] {
+        let before = self.erased.len().saturating_sub(self.batch.erased);
+        self.erased.get(before..).unwrap_or_default()
+    }
+
     /// Forgets rows and events of a deleted session: nobody may read them again, and writing
     /// them would only give the erasure more to erase.
     fn erase(&mut self, session: SessionKey) {
         self.rows.retain(|key, _| owner(key) != Some(session));
+        let events = self.batch_events().iter();
+        let ours = events.filter(|(of, _)| *of == session).count();
+        self.batch.events = self.batch.events.saturating_sub(ours);
         self.events.retain(|(of, _)| *of != session);
+        self.batch.erased += 1;
         self.erased.push(session);
     }
 }
@@ -116,6 +151,9 @@ impl<'t> Step<'t> {
 
     /// Makes this command's changes part of the transaction.
     pub(super) fn commit(self) {
+        let batch = &mut self.overlay.batch;
+        batch.rows.extend(self.rows.keys().cloned());
+        batch.events += self.events.len();
         let changed = self.rows.into_iter().map(|(key, row)| {
             let changed = true;
             (key, Loaded { row, changed })

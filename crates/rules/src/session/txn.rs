@@ -6,7 +6,7 @@ use everwire_core::command::{Batch, Control};
 use everwire_core::row::{Row, RowKey, RowRange, SessionKey};
 use everwire_core::{Event, Outcome, Timestamp};
 
-use super::overlay::{Overlay, Step};
+use super::overlay::{BatchTrace, Overlay, Step};
 use super::{self as session, Stop};
 
 /// The newest rules that this build knows.
@@ -125,6 +125,7 @@ impl<'v> Txn<'v> {
     /// value, because drafts become events without being copied. After an error the transaction
     /// is to be dropped.
     pub fn apply(&mut self, batch: Batch) -> Result<Vec<Outcome>, ApplyError> {
+        self.overlay.batch = BatchTrace::default();
         self.known(batch.rules_version)?;
         self.known(self.state.rules_version)?;
         self.state.time = self.state.time.max(batch.stamp);
@@ -148,6 +149,16 @@ impl<'v> Txn<'v> {
         Ok(outcomes)
     }
 
+    /// What the last batch alone changed: the same however batches are cut into transactions.
+    pub fn last_batch(&self) -> BatchChanges<'_> {
+        BatchChanges {
+            rows: self.overlay.batch_rows().collect(),
+            events: self.overlay.batch_events(),
+            erased: self.overlay.batch_erased(),
+            state: self.state,
+        }
+    }
+
     fn known(&self, version: u32) -> Result<(), ApplyError> {
         if (1..=self.supported).contains(&version) {
             Ok(())
@@ -162,6 +173,8 @@ impl<'v> Txn<'v> {
                 self.known(version)?;
                 self.state.rules_version = self.state.rules_version.max(version);
             },
+            // Changes nothing: whoever applies the entry remembers its hash.
+            Control::Audit => {},
         }
         Ok(())
     }
@@ -191,5 +204,19 @@ pub struct Changes {
     /// numbers never come back.
     pub erased: Vec<SessionKey>,
     /// The shard's state after the last batch.
+    pub state: ShardState,
+}
+
+/// What one batch changed, while its transaction is open.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BatchChanges<'t> {
+    /// Rows that it wrote, or removed where the value is `None`, as it left them; in key order.
+    /// None of a session that it deleted.
+    pub rows: Vec<(&'t RowKey, Option<&'t Row>)>,
+    /// Its events in the order of the log; none of a session that it deleted.
+    pub events: &'t [(SessionKey, Event)],
+    /// Sessions that it deleted.
+    pub erased: &'t [SessionKey],
+    /// The shard's state after it.
     pub state: ShardState,
 }

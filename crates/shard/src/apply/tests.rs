@@ -1,12 +1,16 @@
 //! Tests of applying: poison, merging, caching, snapshots.
 
 use super::*;
+
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use everwire_core::command::{Batch, Control, Op};
 use everwire_core::event::{Body, Draft, Role};
+use everwire_core::row::{Row, RowKey, SessionKey};
 use everwire_core::{
     Author, Command, Key, MessageId, Namespace, NodeId, ParticipantId, ParticipantKind, RunEpoch,
-    RunId, Seq, SessionName, Timestamp,
+    RunId, Seq, SessionName, SessionNo, Slot, Timestamp,
 };
 use everwire_store::sim::{SimDisk, SimStore};
 use everwire_store::{Identity, OpenOptions};
@@ -163,9 +167,9 @@ async fn an_installed_snapshot_is_what_the_other_had_applied() {
         .await
         .unwrap();
     let (to, reasons) = applier();
-    let session = everwire_core::row::SessionKey {
-        slot: everwire_core::Slot::new(1).unwrap(),
-        session_no: everwire_core::SessionNo(1),
+    let session = SessionKey {
+        slot: Slot::new(1).unwrap(),
+        session_no: SessionNo(1),
     };
     let reader = to.feed.join(session).unwrap();
     let snapshot = from.store().snapshot(0).unwrap();
@@ -222,6 +226,80 @@ fn any_op() -> impl Strategy<Value = Op> {
     ]
 }
 
+/// One entry for each, a second after the other; every fifth is audited.
+fn entries_of(ops: Vec<(u8, Op)>) -> Vec<Entry> {
+    let entries = ops.into_iter().zip(0u64..).map(|((session, op), index)| {
+        let batch = everwire_proto::storage::encode_batch(&Batch {
+            stamp: Timestamp(index * 1_000),
+            rules_version: 1,
+            timeline: 1,
+            control: vec![Control::Audit; usize::from(index % 5 == 4)],
+            commands: vec![command(&format!("s{session}"), op)],
+        });
+        entry(index, batch).0
+    });
+    entries.collect()
+}
+
+/// What an audit covers is everything before it, on whichever replica and in whichever writes;
+/// a replica that computed something else says so from then on.
+#[test]
+fn audits_agree_until_a_replica_computes_something_else() {
+    let op = |number: u128| Op::Post {
+        draft: Draft::new(Body::App {
+            name: "a".into(),
+            data: None,
+        }),
+        key: None,
+        body_hash: number,
+    };
+    let entries = || entries_of((0..20).map(|number| (0, op(number))).collect());
+    let some = |from, count| {
+        let entries = entries().into_iter().skip(from).take(count);
+        entries.map(|entry| (entry, None)).collect::<Vec<_>>()
+    };
+    let (one, _) = applier();
+    let (other, _) = applier();
+    one.apply(some(0, 10)).unwrap();
+    for index in 0..10 {
+        other.apply(some(index, 1)).unwrap();
+    }
+    assert_eq!(one.audits().latest().map(|(index, _)| index), Some(9));
+    for index in 0..10 {
+        let hash = one.audits().hash_at(index);
+        assert_eq!(hash.is_some(), index % 5 == 4);
+        assert_eq!(hash, other.audits().hash_at(index));
+    }
+    assert_eq!(one.audits().unaudited(), 0);
+    // One of them takes a row for another than it is.
+    let (namespace, name) = ("n".parse().unwrap(), "s0".parse().unwrap());
+    let key = RowKey::Head(SessionKey {
+        slot: Slot::of(&namespace, &name),
+        session_no: SessionNo(1),
+    });
+    let mut row = other.store().row(&key).unwrap();
+    let Some(Row::Head(head)) = &mut row else {
+        panic!("no head: {row:?}")
+    };
+    head.bytes += 1;
+    let wrong = BTreeMap::from([(key, row)]);
+    other.rows.lock().unwrap().absorb(&wrong, &[]);
+    one.apply(some(10, 3)).unwrap();
+    other.apply(some(10, 3)).unwrap();
+    assert_eq!(one.audits().unaudited(), 3);
+    one.apply(some(13, 7)).unwrap();
+    other.apply(some(13, 7)).unwrap();
+    assert_ne!(one.audits().hash_at(14), other.audits().hash_at(14));
+    assert_ne!(one.audits().hash_at(19), other.audits().hash_at(19));
+    // Rebuilt from the other, it knows nothing of the past and agrees from here on.
+    let snapshot = one.store().snapshot(0).unwrap();
+    other
+        .install(StoredMembership::default(), snapshot)
+        .unwrap();
+    assert_eq!(other.audits().hash_at(19), None);
+    assert_eq!(other.standing().audit_hash, one.standing().audit_hash);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
@@ -233,20 +311,12 @@ proptest! {
         cuts in prop::collection::vec(1..12usize, 1..40),
         cache_bytes in prop_oneof![Just(2_000usize), Just(20_000), Just(ROW_CACHE_BYTES_MAX)],
     ) {
-        let entries: Vec<_> = ops.into_iter().zip(0u64..).map(|((session, op), index)| {
-            let batch = everwire_proto::storage::encode_batch(&Batch {
-                stamp: Timestamp(index * 1_000),
-                rules_version: 1,
-                timeline: 1,
-                control: Vec::new(),
-                commands: vec![command(&format!("s{session}"), op)],
-            });
-            entry(index, batch).0
-        }).collect();
+        let entries = entries_of(ops);
         let (plain, _) = caching(0);
         for entry in entries.clone() {
             plain.apply(vec![(entry, None)]).unwrap();
         }
+        prop_assert_ne!(plain.standing().audit_hash, 0);
         let (cached, _) = caching(cache_bytes);
         let mut rest = entries.into_iter().map(|entry| (entry, None)).peekable();
         for cut in cuts.into_iter().cycle() {
@@ -256,5 +326,30 @@ proptest! {
             cached.apply(rest.by_ref().take(cut).collect()).unwrap();
         }
         prop_assert_eq!(dump(&plain), dump(&cached));
+    }
+
+    /// A replica that was given a snapshot anywhere on the way, and goes on from there, has the
+    /// same rows, events and hash; so has one that was restarted there.
+    #[test]
+    fn a_snapshot_and_a_restart_change_nothing(
+        ops in prop::collection::vec((0..2u8, any_op()), 2..60),
+        place in 0..60usize,
+    ) {
+        let entries = entries_of(ops);
+        let place = place % entries.len();
+        let (whole, _) = caching(ROW_CACHE_BYTES_MAX);
+        let (joining, _) = caching(ROW_CACHE_BYTES_MAX);
+        for entry in entries.iter().take(place + 1) {
+            whole.apply(vec![(entry.clone(), None)]).unwrap();
+        }
+        let snapshot = whole.store().snapshot(0).unwrap();
+        joining.install(StoredMembership::default(), snapshot).unwrap();
+        let (store, feed) = (whole.store().clone(), whole.feed.clone());
+        let restarted = Applier::open(0, store, feed, Arc::new(|_: &str| {})).unwrap();
+        for entry in entries.iter().skip(place + 1) {
+            joining.apply(vec![(entry.clone(), None)]).unwrap();
+            restarted.apply(vec![(entry.clone(), None)]).unwrap();
+        }
+        prop_assert_eq!(dump(&restarted), dump(&joining));
     }
 }

@@ -8,6 +8,7 @@
 
 mod admission;
 mod crash;
+mod duties;
 mod read;
 mod rocks;
 mod stress;

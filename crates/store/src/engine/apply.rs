@@ -279,6 +279,10 @@ pub(crate) fn applied_message(applied: &Applied) -> Result<storage_v1::Applied, 
         time_ms: applied.time.0,
         rules_version: applied.rules_version,
         state: applied.state.clone(),
+        audit_hash: match applied.audit_hash {
+            0 => Bytes::new(),
+            hash => Bytes::copy_from_slice(&hash.to_be_bytes()),
+        },
     })
 }
 
@@ -308,5 +312,12 @@ pub(crate) fn applied_from(message: storage_v1::Applied) -> Result<Applied, Stor
         time: Timestamp(message.time_ms),
         rules_version: message.rules_version,
         state: message.state,
+        audit_hash: match &message.audit_hash[..] {
+            [] => 0,
+            hash => u128::from_be_bytes(
+                hash.try_into()
+                    .map_err(|_length| damaged("an audit hash of other than 16 bytes"))?,
+            ),
+        },
     })
 }

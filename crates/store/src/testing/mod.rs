@@ -294,6 +294,7 @@ pub fn write_of(index: u64) -> ApplyWrite {
             time: Timestamp(1000 + index),
             rules_version: 1,
             state: Bytes::new(),
+            audit_hash: 0,
         },
     }
 }
