@@ -18,6 +18,7 @@ use tracing::debug;
 use crate::backoff::Backoff;
 use crate::config::TokenSource;
 use crate::connection::{Connections, Lane};
+use crate::route::{Aim, Pace, Route};
 
 /// What a call needs besides its request. Clones share connections.
 #[derive(Clone)]
@@ -66,6 +67,12 @@ impl Failure {
             refusal: Refusal::new(Code::Draining, message),
             transport: true,
         }
+    }
+
+    /// Somebody else leads by now than whoever this was sent to.
+    pub(crate) fn superseded() -> Self {
+        let message = "another node leads the session's shard by now";
+        Self::refused(Refusal::new(Code::NotLeader, message))
     }
 
     /// From a gRPC status: one without our details was made on the way, not by a server.
@@ -128,6 +135,7 @@ impl Caller {
     pub(crate) async fn unary<M, R, F>(
         &self,
         lane: Lane,
+        aim: Aim,
         message: M,
         call: impl Fn(Channel, Request<M>) -> F,
     ) -> Result<R, Refusal>
@@ -136,7 +144,7 @@ impl Caller {
         F: Future<Output = Result<Response<R>, Status>>,
     {
         let until = Instant::now() + self.deadline;
-        let mut route = self.connections.route();
+        let mut route = Route::new(&self.connections, aim);
         let mut backoff = Backoff::new(Arc::clone(&self.random));
         let mut second = SecondToken::default();
         let mut last: Option<Refusal> = None;
@@ -150,30 +158,34 @@ impl Caller {
             let within = ATTEMPT_WITHIN.min(until.saturating_duration_since(Instant::now()));
             let mut request = with_token(message.clone(), &token)?;
             request.set_timeout(within);
-            let attempt = call(self.connections.channel(&route, lane)?, request);
-            let failure = match tokio::time::timeout(within, attempt).await {
-                Ok(Ok(response)) => return Ok(response.into_inner()),
-                Ok(Err(status)) => Failure::status(&status),
-                Err(_elapsed) => Failure::transport(format!("{} gave no answer", route.address())),
+            let address = route.choose(&self.connections, lane, &token);
+            let attempt = call(self.connections.channel(address, lane)?, request);
+            let attempt = tokio::time::timeout(within, attempt);
+            let failure = tokio::select! {
+                biased;
+                answered = attempt => match answered {
+                    Ok(Ok(response)) => {
+                        route.answered(&self.connections);
+                        return Ok(response.into_inner());
+                    },
+                    Ok(Err(status)) => Failure::status(&status),
+                    Err(_elapsed) => {
+                        Failure::transport(format!("{} gave no answer", route.address()))
+                    },
+                },
+                () = route.in_vain(&self.connections) => Failure::superseded(),
             };
             debug!(address = %route.address(), refusal = %failure.refusal, "a call failed");
-            let mut pause = backoff.pause();
+            let (mut pace, pause) = (route.failed(&self.connections, &failure), backoff.pause());
             match failure.next() {
-                Next::Here => {},
-                // The first hint is followed at once.
-                Next::Elsewhere => {
-                    if route.elsewhere(&self.connections, &failure.refusal) && last.is_none() {
-                        pause = Duration::ZERO;
-                    }
-                },
-                Next::Reauthenticate if second.refused() => pause = Duration::ZERO,
+                Next::Here | Next::Elsewhere => {},
+                Next::Reauthenticate if second.refused() => pace = Pace::Now,
                 Next::Reauthenticate | Next::Reattach | Next::Stop => return Err(failure.refusal),
             }
-            if Instant::now() + pause >= until {
+            let left = until.saturating_duration_since(Instant::now());
+            let waiting = route.wait(&self.connections, pace, pause);
+            if tokio::time::timeout(left, waiting).await.is_err() {
                 return Err(failure.refusal);
-            }
-            if !pause.is_zero() {
-                tokio::time::sleep(pause).await;
             }
             last = Some(failure.refusal);
         }

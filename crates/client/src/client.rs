@@ -24,6 +24,7 @@ use crate::call::Caller;
 use crate::config::ClientConfig;
 use crate::connection::{Connections, Lane};
 use crate::publisher::{Publisher, Target};
+use crate::route::Aim;
 use crate::subscriber::{SubscribeOptions, Subscriber};
 use crate::wire;
 
@@ -88,7 +89,12 @@ impl Client {
         };
         let call =
             |channel, request| async move { SessionsClient::new(channel).create(request).await };
-        wire::created(&self.caller.unary(Lane::People, request, call).await?)
+        wire::created(
+            &self
+                .caller
+                .unary(Lane::People, Aim::Writes(session.clone()), request, call)
+                .await?,
+        )
     }
 
     /// Removes a session; says whether there was one. After a retry that may be `false`
@@ -101,7 +107,7 @@ impl Client {
             |channel, request| async move { SessionsClient::new(channel).delete(request).await };
         Ok(self
             .caller
-            .unary(Lane::People, request, call)
+            .unary(Lane::People, Aim::Writes(session.clone()), request, call)
             .await?
             .existed)
     }
@@ -113,7 +119,16 @@ impl Client {
         };
         let call =
             |channel, request| async move { SessionsClient::new(channel).show(request).await };
-        wire::session_info(self.caller.unary(Lane::People, request, call).await?)
+        wire::session_info(
+            self.caller
+                .unary(
+                    Lane::People,
+                    Aim::Reads(session.clone(), None),
+                    request,
+                    call,
+                )
+                .await?,
+        )
     }
 
     /// Sessions whose names begin with `prefix`, a page at a time; `limit` 0 means 100.
@@ -130,7 +145,11 @@ impl Client {
         };
         let call =
             |channel, request| async move { SessionsClient::new(channel).list(request).await };
-        wire::session_page(self.caller.unary(Lane::People, request, call).await?)
+        wire::session_page(
+            self.caller
+                .unary(Lane::People, Aim::Anywhere, request, call)
+                .await?,
+        )
     }
 
     /// The cluster as an operator sees it.
@@ -139,7 +158,9 @@ impl Client {
             |channel, request| async move { ClusterClient::new(channel).status(request).await };
         let request = v1::StatusRequest {};
         Ok(wire::cluster_status(
-            self.caller.unary(Lane::People, request, call).await?,
+            self.caller
+                .unary(Lane::People, Aim::Anywhere, request, call)
+                .await?,
         ))
     }
 
@@ -150,7 +171,17 @@ impl Client {
             run: run.to_string(),
         };
         let call = |channel, request| async move { RunsClient::new(channel).get(request).await };
-        wire::run_info(&self.caller.unary(Lane::People, request, call).await?)
+        wire::run_info(
+            &self
+                .caller
+                .unary(
+                    Lane::People,
+                    Aim::Reads(session.clone(), None),
+                    request,
+                    call,
+                )
+                .await?,
+        )
     }
 
     /// Begins a run. Retries safely, with a key of its own.
@@ -167,7 +198,10 @@ impl Client {
             key: self.caller.mint_key().to_string(),
         };
         let call = |channel, request| async move { RunsClient::new(channel).start(request).await };
-        let answer = self.caller.unary(Lane::Data, request, call).await?;
+        let answer = self
+            .caller
+            .unary(Lane::Data, Aim::Writes(session.clone()), request, call)
+            .await?;
         let (epoch, offset) = (answer.run_epoch, answer.offset);
         let grant = wire::run_grant(&answer.session_epoch, epoch, offset, answer.duplicate)?;
         Ok(self.granted(session, run, grant))
@@ -181,7 +215,10 @@ impl Client {
             key: self.caller.mint_key().to_string(),
         };
         let call = |channel, request| async move { RunsClient::new(channel).claim(request).await };
-        let answer = self.caller.unary(Lane::Data, request, call).await?;
+        let answer = self
+            .caller
+            .unary(Lane::Data, Aim::Writes(session.clone()), request, call)
+            .await?;
         let (epoch, offset) = (answer.run_epoch, answer.offset);
         let grant = wire::run_grant(&answer.session_epoch, epoch, offset, answer.duplicate)?;
         Ok(self.granted(session, run, grant))
@@ -237,7 +274,12 @@ impl Client {
         };
         let call =
             |channel, request| async move { PublishClient::new(channel).post(request).await };
-        wire::posted(&self.caller.unary(lane, request, call).await?)
+        wire::posted(
+            &self
+                .caller
+                .unary(lane, Aim::Writes(session.clone()), request, call)
+                .await?,
+        )
     }
 
     /// Stops a run. Being denied and an unknown run are outcomes like the others.
@@ -259,7 +301,11 @@ impl Client {
             session_epoch: None,
             duplicate: false,
         };
-        match self.caller.unary(Lane::People, request, call).await {
+        match self
+            .caller
+            .unary(Lane::People, Aim::Writes(session.clone()), request, call)
+            .await
+        {
             Ok(answer) => wire::cancelled(&answer),
             Err(refusal) if refusal.code == Code::Denied => Ok(decided(CancelOutcome::Denied)),
             Err(refusal) if refusal.code == Code::UnknownRun => {
@@ -288,6 +334,7 @@ impl Client {
         limit: u32,
         namespace: Option<Namespace>,
     ) -> Result<Page, Refusal> {
+        let aim = Aim::Reads(session.clone(), namespace.clone());
         let request = v1::ReadRequest {
             session: session.to_string(),
             from: from.get(),
@@ -304,6 +351,6 @@ impl Client {
                 .read(request)
                 .await
         };
-        wire::page(self.caller.unary(Lane::Read, request, call).await?)
+        wire::page(self.caller.unary(Lane::Read, aim, request, call).await?)
     }
 }

@@ -1,10 +1,10 @@
-//! Connections to nodes: which address, which lane, and where to go when one fails.
+//! Connections to nodes: which there are, which lane, and what is known of the nodes.
 //!
-//! Comes in: addresses, in any spelling. Goes out: channels that connect when they are used.
+//! Comes in: addresses, the map, failures. Goes out: channels that connect when they are used.
 //! Three lanes per node, each a connection of its own, so that a stop never waits behind
 //! output, and an ack never behind a reader that is slow to take its events.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,15 +13,23 @@ use std::time::Duration;
 
 use everwire_core::limits::{
     CONNECT_WITHIN, HINTED_ADDRESSES_MAX, KEEPALIVE_EVERY, KEEPALIVE_LOST_AFTER,
-    REATTACH_PER_SECOND_MAX,
+    REATTACH_PER_SECOND_MAX, SUSPECT_FOR,
 };
-use everwire_core::{Clock, Code, Random, Refusal};
+use everwire_core::{Clock, Code, Random, Refusal, Slot};
+use everwire_proto::v1;
 use http::Uri;
 use hyper_util::rt::TokioIo;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 use tower::Service;
 
-use crate::config::{BoxFuture, ClientConfig, Connector, Io};
+use crate::address::{self, Address};
+use crate::config::{BoxFuture, ClientConfig, Connector, Io, TokenSource};
+use crate::map::{ClusterMap, Leader};
+use crate::standing::Standings;
+use crate::watch as map_watch;
 
 /// What a connection carries. A stream holds its connection's window while nobody takes its
 /// bytes; lanes keep that from those who must not wait.
@@ -46,16 +54,6 @@ impl Lane {
     }
 }
 
-/// A node's address as a URI with scheme and authority.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Address(Arc<str>);
-
-impl fmt::Display for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
 /// All connections of a client and its clones.
 pub(crate) struct Connections {
     /// As configured; never empty.
@@ -63,16 +61,35 @@ pub(crate) struct Connections {
     tls: Option<ClientTlsConfig>,
     connector: Option<Arc<dyn Connector>>,
     clock: Arc<dyn Clock>,
+    /// For what the client does of its own: watching the map.
+    pub(crate) token: Arc<dyn TokenSource>,
+    pub(crate) random: Arc<dyn Random>,
     state: Mutex<State>,
+    /// Rises whenever somebody may lead who did not.
+    news: watch::Sender<u64>,
+    /// Told to whoever watches the map: do not watch it there.
+    doubted: watch::Sender<Option<Address>>,
+    /// Ends the watching with the last clone of the client.
+    stop: CancellationToken,
 }
 
 struct State {
-    /// The address to begin with: an index, modulo their number.
-    current: usize,
-    /// Made when first used. Besides the configured addresses it holds a few that were hinted.
+    /// The address for whatever may go anywhere.
+    current: Address,
+    /// Made when first used, for configured addresses, those of the map and a few hinted ones.
     channels: BTreeMap<(Address, Lane), Channel>,
     /// When the next subscription may be opened, by the clock.
     next_open: Duration,
+    map: ClusterMap,
+    standings: Standings,
+    /// Somebody watches the map.
+    watched: bool,
+}
+
+impl State {
+    fn suspect(&self, address: &Address) -> bool {
+        self.standings.suspect(address, Instant::now())
+    }
 }
 
 impl Connections {
@@ -83,26 +100,35 @@ impl Connections {
             .as_ref()
             .map(|tls| ClientTlsConfig::new().ca_certificate(Certificate::from_pem(&tls.ca_pem)));
         let secure = tls.is_some();
-        let parse = |text: &String| parse(text, secure);
+        let parse = |text: &String| address::parse(text, secure);
         let addresses = config
             .addrs
             .iter()
             .map(parse)
             .collect::<Result<Vec<_>, _>>()?;
-        if addresses.is_empty() {
+        // Many clients with one list begin at different nodes.
+        let first = index(config.random.as_ref(), addresses.len());
+        let Some(current) = addresses.get(first).cloned() else {
             return Err(Refusal::new(Code::Malformed, "a client needs an address"));
-        }
+        };
         let connections = Self {
             state: Mutex::new(State {
-                // Many clients with one list begin at different nodes.
-                current: index(config.random.as_ref(), addresses.len()),
+                current,
                 channels: BTreeMap::new(),
                 next_open: Duration::ZERO,
+                map: ClusterMap::default(),
+                standings: Standings::default(),
+                watched: false,
             }),
             addresses,
             tls,
             connector: config.connector.clone(),
             clock: Arc::clone(&config.clock),
+            token: Arc::clone(&config.token),
+            random: Arc::clone(&config.random),
+            news: watch::Sender::new(0),
+            doubted: watch::Sender::new(None),
+            stop: CancellationToken::new(),
         };
         for address in &connections.addresses {
             connections.endpoint(address, Lane::People)?;
@@ -114,61 +140,197 @@ impl Connections {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn at(&self, current: usize) -> Address {
-        let index = current % self.addresses.len();
-        let address = self
-            .addresses
-            .get(index)
-            .expect("the index is taken modulo their number");
-        address.clone()
+    // === where to go ===
+
+    /// Where whatever may go anywhere goes.
+    pub(crate) fn current(&self) -> Address {
+        self.state().current.clone()
     }
 
-    /// The way to begin with.
-    pub(crate) fn route(&self) -> Route {
-        let current = self.state().current;
-        Route {
-            address: self.at(current),
+    /// Who leads the shard of a slot, if it is worth going there.
+    pub(crate) fn leader(&self, slot: Option<Slot>) -> Leader {
+        let Some(slot) = slot else {
+            return Leader::Unmapped;
+        };
+        let state = self.state();
+        match state.map.leader(slot, Instant::now()) {
+            Leader::At(address, _) if state.suspect(&address) => Leader::Nobody,
+            leader => leader,
         }
     }
 
-    /// The configured address after `failed`, for everybody, unless somebody moved on already.
-    fn after(&self, failed: &Address) -> Address {
+    /// Where a replica of a slot's shard serves: the current address if it does, or if it is not
+    /// known who does.
+    pub(crate) fn replica(&self, slot: Option<Slot>) -> Address {
+        let state = self.state();
+        let Some(slot) = slot.filter(|_| state.map.names(&state.current)) else {
+            return state.current.clone();
+        };
+        let good: Vec<_> = {
+            let all = state.map.replicas(slot);
+            all.filter(|address| !state.suspect(address)).collect()
+        };
+        // Slots spread over the replicas, so that a client's sessions do too.
+        let spread = usize::from(slot.get()) % good.len().max(1);
+        let chosen = match good.get(spread) {
+            Some(other) if !good.contains(&&state.current) => other,
+            Some(_) | None => &state.current,
+        };
+        chosen.clone()
+    }
+
+    /// Another address than `failed` for whatever may go anywhere, for everybody, unless somebody
+    /// moved on already. Those that failed lately come last.
+    pub(crate) fn leave(&self, failed: &Address) {
         let mut state = self.state();
-        if self.at(state.current) == *failed {
-            state.current = state.current.wrapping_add(1);
+        if state.current == *failed {
+            state.current = self.other(&state, failed).unwrap_or_else(|| failed.clone());
         }
-        self.at(state.current)
     }
+
+    /// The next address in turn behind this one: as configured, then those of the map.
+    fn other(&self, state: &State, than: &Address) -> Option<Address> {
+        let configured = self.addresses.iter();
+        let of_map = state.map.alive();
+        let all = configured.chain(of_map.filter(|address| !self.addresses.contains(address)));
+        let all: Vec<&Address> = all.collect();
+        let place = all.iter().position(|address| *address == than);
+        let (before, behind) = all.split_at(place.map_or(0, |place| place + 1));
+        let turn = || behind.iter().chain(before).filter(|one| **one != than);
+        let good = turn().find(|address| !state.suspect(address));
+        good.or_else(|| turn().next())
+            .map(|address| (*address).clone())
+    }
+
+    /// Where to watch the map: not at `not`, if there is another.
+    pub(crate) fn watch_at(&self, not: Option<&Address>) -> Address {
+        let state = self.state();
+        match not {
+            Some(not) if *not == state.current => self.other(&state, not),
+            Some(_) | None => None,
+        }
+        .unwrap_or_else(|| state.current.clone())
+    }
+
+    // === what is heard of nodes ===
+
+    /// Begins to watch the map, with the first call that finds its way by it. The task holds no
+    /// client: it ends with the last one.
+    pub(crate) fn watch(self: &Arc<Self>, lane: Lane) {
+        if std::mem::replace(&mut self.state().watched, true) {
+            return;
+        }
+        // Readers fill their connections as they like; the map must not wait for them.
+        let lane = match lane {
+            Lane::Read | Lane::People => Lane::People,
+            Lane::Data => Lane::Data,
+        };
+        let watching = map_watch::run(Arc::downgrade(self), lane, self.doubted.subscribe());
+        let stop = self.stop.clone();
+        tokio::spawn(stop.run_until_cancelled_owned(watching));
+    }
+
+    /// Takes a map.
+    pub(crate) fn take(&self, map: v1::Map) {
+        let mut state = self.state();
+        for address in state.map.take(map, self.tls.is_some()) {
+            state.standings.leads_anew(&address);
+        }
+        let State { map, channels, .. } = &mut *state;
+        let hinted = |address: &Address| !self.addresses.contains(address);
+        channels.retain(|(address, _), _| !hinted(address) || map.names(address));
+        drop(state);
+        self.news.send_modify(|count| *count += 1);
+    }
+
+    /// A refusal names another leader. Answers whether that is news.
+    pub(crate) fn hint(&self, slot: Option<Slot>, leader: Address, term: Option<u64>) -> bool {
+        let Some(slot) = slot else { return false };
+        let taken = self.state().map.hint(slot, leader, term, Instant::now());
+        if taken {
+            self.news.send_modify(|count| *count += 1);
+        }
+        taken
+    }
+
+    /// A node said that it does not lead.
+    pub(crate) fn leads_not(&self, slot: Option<Slot>, address: &Address) {
+        if let Some(slot) = slot {
+            let until = Instant::now() + SUSPECT_FOR;
+            self.state().map.leads_not(slot, address, until);
+        }
+    }
+
+    /// A leader's address that a server named. It must not take TLS away.
+    pub(crate) fn hinted(&self, text: &str) -> Option<Address> {
+        address::parse(text, self.tls.is_some()).ok()
+    }
+
+    /// An address did not answer, or said that it is about to stop: everybody passes it over.
+    pub(crate) fn failed(&self, address: &Address) {
+        self.state().standings.failed(address, Instant::now());
+        self.leave(address);
+        self.doubt(address);
+    }
+
+    /// An address answered.
+    pub(crate) fn answered(&self, address: &Address) {
+        let mut state = self.state();
+        let was_suspect = state.suspect(address);
+        state.standings.answered(address);
+        drop(state);
+        if was_suspect {
+            // It may lead, and nobody went there.
+            self.news.send_modify(|count| *count += 1);
+        }
+    }
+
+    /// An address is late: whoever watches the map there asks another node.
+    pub(crate) fn doubt(&self, address: &Address) {
+        self.doubted.send_replace(Some(address.clone()));
+    }
+
+    /// Resolves with the first answer of `check`, which is asked whenever somebody may lead who
+    /// did not.
+    pub(crate) async fn until<T>(&self, mut check: impl FnMut(&Self) -> Option<T>) -> T {
+        let mut news = self.news.subscribe();
+        loop {
+            if let Some(answer) = check(self) {
+                return answer;
+            }
+            if news.changed().await.is_err() {
+                // The sender is this very client's.
+                return std::future::pending().await;
+            }
+        }
+    }
+
+    // === channels ===
 
     /// The channel of a lane. It connects when it is used and again after every loss.
-    pub(crate) fn channel(&self, route: &Route, lane: Lane) -> Result<Channel, Refusal> {
-        let key = (route.address.clone(), lane);
+    pub(crate) fn channel(&self, address: &Address, lane: Lane) -> Result<Channel, Refusal> {
+        let key = (address.clone(), lane);
         let mut state = self.state();
         if let Some(channel) = state.channels.get(&key) {
             return Ok(channel.clone());
         }
-        let endpoint = self.endpoint(&route.address, lane)?;
+        let endpoint = self.endpoint(address, lane)?;
         let channel = match &self.connector {
             Some(connector) => endpoint.connect_with_connector_lazy(Plug(Arc::clone(connector))),
             None => endpoint.connect_lazy(),
         };
-        if !self.addresses.contains(&route.address) {
-            self.forget_hints(&mut state);
-        }
+        self.forget_hints(&mut state);
         state.channels.insert(key, channel.clone());
         Ok(channel)
     }
 
     /// Keeps hinted addresses few: a server that hints at ever new ones must not fill memory.
     fn forget_hints(&self, state: &mut State) {
-        let hinted = |address: &Address| !self.addresses.contains(address);
-        let count = state
-            .channels
-            .keys()
-            .filter(|(address, _)| hinted(address))
-            .count();
-        if count >= HINTED_ADDRESSES_MAX {
-            state.channels.retain(|(address, _), _| !hinted(address));
+        let State { map, channels, .. } = state;
+        let hinted = |address: &Address| !self.addresses.contains(address) && !map.names(address);
+        let all: BTreeSet<&Address> = channels.keys().map(|(address, _)| address).collect();
+        if all.into_iter().filter(|address| hinted(address)).count() >= HINTED_ADDRESSES_MAX {
+            channels.retain(|(address, _), _| !hinted(address));
         }
     }
 
@@ -180,7 +342,7 @@ impl Connections {
             )
         };
         let (stream, connection) = lane.windows();
-        let endpoint = Endpoint::from_shared(address.0.to_string())
+        let endpoint = Endpoint::from_shared(address.as_str().to_owned())
             .and_then(|endpoint| {
                 endpoint.user_agent(concat!("everwire-rust/", env!("CARGO_PKG_VERSION")))
             })
@@ -215,63 +377,15 @@ impl Connections {
     }
 }
 
-/// Where one piece of work goes. Moves on by itself; others learn of failures only.
-#[derive(Clone)]
-pub(crate) struct Route {
-    address: Address,
-}
-
-impl Route {
-    /// The address, for the log.
-    pub(crate) fn address(&self) -> &Address {
-        &self.address
-    }
-
-    /// Goes elsewhere: to the leader that the refusal names, else to the next address in turn.
-    /// Answers whether a leader was named.
-    pub(crate) fn elsewhere(&mut self, connections: &Connections, refusal: &Refusal) -> bool {
-        let hint = refusal.details.leader.as_deref();
-        // A hint is an authority; that a server names must not take TLS away.
-        let hint = hint.and_then(|text| parse(text, connections.tls.is_some()).ok());
-        match hint {
-            Some(address) if address != self.address => {
-                self.address = address;
-                true
-            },
-            Some(_) | None => {
-                self.address = connections.after(&self.address);
-                false
-            },
-        }
+impl Drop for Connections {
+    fn drop(&mut self) {
+        self.stop.cancel();
     }
 }
 
 fn index(random: &dyn Random, count: usize) -> usize {
     let count = u64::try_from(count).unwrap_or(u64::MAX).max(1);
     usize::try_from(random.next() % count).unwrap_or(0)
-}
-
-/// `host:port`, `http://host:port` or `https://host:port`.
-fn parse(text: &str, secure: bool) -> Result<Address, Refusal> {
-    let bad = |why: &str| Refusal::new(Code::Malformed, format!("the address {text}: {why}"));
-    let scheme = if secure { "https" } else { "http" };
-    let (given, authority) = text
-        .trim()
-        .split_once("://")
-        .unwrap_or_else(|| (scheme, text.trim()));
-    match (given, secure) {
-        ("http", false) | ("https", true) => {},
-        ("https", false) => return Err(bad("https needs a CA certificate")),
-        ("http", true) => return Err(bad("http does without the TLS that was asked for")),
-        _ => return Err(bad("the scheme is http or https")),
-    }
-    let uri = format!("{scheme}://{}", authority.trim_end_matches('/'));
-    let parsed: Uri = uri.parse().map_err(|_error| bad("it is not host:port"))?;
-    let bare = parsed.path() == "/" && parsed.query().is_none();
-    if parsed.host().is_none_or(str::is_empty) || !bare {
-        return Err(bad("it is not host:port"));
-    }
-    Ok(Address(Arc::from(uri)))
 }
 
 /// A [`Connector`] in the shape that tonic wants.
@@ -290,44 +404,5 @@ impl Service<Uri> for Plug {
     fn call(&mut self, uri: Uri) -> Self::Future {
         let connecting = self.0.connect(uri);
         Box::pin(async move { connecting.await.map(TokioIo::new) })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn parsed(text: &str, secure: bool) -> Result<String, Code> {
-        parse(text, secure)
-            .map(|address| address.to_string())
-            .map_err(|refusal| refusal.code)
-    }
-
-    #[test]
-    fn addresses_are_read_in_any_spelling() {
-        for text in [
-            "127.0.0.1:7400",
-            "http://127.0.0.1:7400",
-            " http://127.0.0.1:7400/ ",
-        ] {
-            assert_eq!(parsed(text, false).as_deref(), Ok("http://127.0.0.1:7400"));
-        }
-        assert_eq!(
-            parsed("[::1]:7400", true).as_deref(),
-            Ok("https://[::1]:7400")
-        );
-        assert_eq!(
-            parsed("https://node-1:7400", true).as_deref(),
-            Ok("https://node-1:7400")
-        );
-    }
-
-    #[test]
-    fn tls_is_never_taken_away_and_nonsense_is_refused() {
-        assert_eq!(parsed("http://node:1", true), Err(Code::Malformed));
-        assert_eq!(parsed("https://node:1", false), Err(Code::Malformed));
-        for text in ["", "ftp://x:1", "a b", "node:1/path", "http://", ":70"] {
-            assert_eq!(parsed(text, false), Err(Code::Malformed), "{text}");
-        }
     }
 }

@@ -8,15 +8,20 @@
 //! [`Subscriber`] for reading a session. Waits go by tokio's clock, which a simulation owns too.
 
 pub mod adapter;
+mod address;
 mod answers;
 mod backoff;
 mod call;
 mod client;
 mod config;
 mod connection;
+mod map;
 mod message;
 mod publisher;
+mod route;
+mod standing;
 mod subscriber;
+mod watch;
 mod wire;
 
 pub use answers::{

@@ -22,7 +22,8 @@ use tracing::{debug, error};
 use crate::backoff::Backoff;
 use crate::call::{Caller, Failure, Next, SecondToken, with_token};
 use crate::config::BoxFuture;
-use crate::connection::{Lane, Route};
+use crate::connection::Lane;
+use crate::route::{Aim, Pace, Route};
 use crate::wire::{Stretch, session_epoch};
 
 /// How to read a session.
@@ -109,7 +110,7 @@ enum Stage {
     /// Opens a stream at that time.
     Pause(Instant),
     /// The stream is being opened.
-    Opening(BoxFuture<'static, Result<Opened, Failure>>),
+    Opening(BoxFuture<'static, (Route, Result<Opened, Failure>)>),
     /// Events come; the last sign of life was then.
     Live(Box<Streaming<v1::FollowResponse>>, Instant),
     /// Nothing comes any more.
@@ -122,10 +123,39 @@ struct Opened {
     attached: v1::Attached,
 }
 
+/// Opens a stream and waits for its first answer.
+async fn opened(
+    caller: &Caller,
+    route: &mut Route,
+    request: v1::FollowRequest,
+) -> Result<Opened, Failure> {
+    let token = caller.token.token().await.map_err(Failure::refused)?;
+    let call = with_token(request, &token).map_err(Failure::refused)?;
+    let address = route.choose(&caller.connections, Lane::Read, &token);
+    let channel = caller.connections.channel(address, Lane::Read);
+    let client = AttachClient::new(channel.map_err(Failure::refused)?);
+    let mut client = client.max_decoding_message_size(GRPC_ANSWER_BYTES_MAX);
+    let failed = |status: tonic::Status| Failure::status(&status);
+    let mut stream = Box::new(client.follow(call).await.map_err(failed)?.into_inner());
+    match stream.message().await.map_err(failed)? {
+        Some(v1::FollowResponse {
+            message: Some(Message::Attached(attached)),
+        }) => Ok(Opened { stream, attached }),
+        Some(v1::FollowResponse {
+            message: Some(Message::Ended(error)),
+        }) => Err(Failure::refused(from_error(error))),
+        Some(_) => Err(Failure::transport("the first answer was not `attached`")),
+        None => Err(Failure::transport("the stream ended before it began")),
+    }
+}
+
 impl Subscriber {
     pub(crate) fn new(caller: Caller, session: SessionName, options: SubscribeOptions) -> Self {
         Self {
-            route: caller.connections.route(),
+            route: Route::new(
+                &caller.connections,
+                Aim::Reads(session.clone(), options.namespace.clone()),
+            ),
             backoff: Backoff::new(Arc::clone(&caller.random)),
             second: SecondToken::default(),
             cursor: options.cursor,
@@ -159,7 +189,8 @@ impl Subscriber {
                     self.stage = Stage::Opening(self.open());
                 },
                 Stage::Opening(opening) => {
-                    let opened = opening.await;
+                    let (route, opened) = opening.await;
+                    self.route = route;
                     // A finished future must not be asked again.
                     self.stage = Stage::Pause(Instant::now());
                     return match opened {
@@ -180,7 +211,7 @@ impl Subscriber {
     }
 
     /// Opens a stream from the cursor; owns all that it needs, so that it can wait in `stage`.
-    fn open(&mut self) -> BoxFuture<'static, Result<Opened, Failure>> {
+    fn open(&mut self) -> BoxFuture<'static, (Route, Result<Opened, Failure>)> {
         let request = v1::FollowRequest {
             session: self.session.to_string(),
             cursor: self.cursor.map(v1::Cursor::from),
@@ -193,37 +224,14 @@ impl Subscriber {
                 .map(ToString::to_string)
                 .unwrap_or_default(),
         };
-        let (caller, route) = (self.caller.clone(), self.route.clone());
+        let (caller, mut route) = (self.caller.clone(), self.route.clone());
         Box::pin(async move {
             caller.connections.pace().await;
-            let token = caller.token.token().await.map_err(Failure::refused)?;
-            let call = with_token(request, &token).map_err(Failure::refused)?;
-            let channel = caller.connections.channel(&route, Lane::Read);
-            let client = AttachClient::new(channel.map_err(Failure::refused)?);
-            let mut client = client.max_decoding_message_size(GRPC_ANSWER_BYTES_MAX);
-            let opening = async {
-                let answer = client
-                    .follow(call)
-                    .await
-                    .map_err(|status| Failure::status(&status))?;
-                let mut stream = Box::new(answer.into_inner());
-                match stream
-                    .message()
-                    .await
-                    .map_err(|status| Failure::status(&status))?
-                {
-                    Some(v1::FollowResponse {
-                        message: Some(Message::Attached(attached)),
-                    }) => Ok(Opened { stream, attached }),
-                    Some(v1::FollowResponse {
-                        message: Some(Message::Ended(error)),
-                    }) => Err(Failure::refused(from_error(error))),
-                    Some(_) => Err(Failure::transport("the first answer was not `attached`")),
-                    None => Err(Failure::transport("the stream ended before it began")),
-                }
-            };
+            let opening = opened(&caller, &mut route, request);
             let silent = |_elapsed| Failure::transport("no answer to the attach");
-            timeout(ATTEMPT_WITHIN, opening).await.map_err(silent)?
+            let opened = timeout(ATTEMPT_WITHIN, opening).await;
+            let opened = opened.map_err(silent).and_then(|opened| opened);
+            (route, opened)
         })
     }
 
@@ -335,6 +343,7 @@ impl Subscriber {
             return Err(self.hole(expected, from));
         }
         self.backoff.reset();
+        self.route.answered(&self.caller.connections);
         if to < expected {
             // A sign of life, or a stretch that was seen in whole.
             let alive = SubscriberEvent::Alive { tail, leader_seen };
@@ -361,7 +370,12 @@ impl Subscriber {
         let refusal = failure.refusal.clone();
         let (session, address) = (&self.session, self.route.address());
         debug!(%session, %address, %refusal, "a subscription broke off");
-        let mut pause = self.backoff.pause();
+        let connections = Arc::clone(&self.caller.connections);
+        let pace = self.route.failed(&connections, &failure);
+        let mut pause = match pace {
+            Pace::Now => Duration::ZERO,
+            Pace::Pause(_) => self.backoff.pause(),
+        };
         match (failure.next(), refusal.code) {
             (_, Code::UnknownSession) => return self.not_found(),
             (_, Code::Gone) => {
@@ -370,10 +384,7 @@ impl Subscriber {
                 let tail = details.tail.unwrap_or(Offset::ZERO);
                 return self.gone(details.session_epoch, earliest, tail);
             },
-            (Next::Here | Next::Reattach, _) => {},
-            (Next::Elsewhere, _) => {
-                self.route.elsewhere(&self.caller.connections, &refusal);
-            },
+            (Next::Here | Next::Elsewhere | Next::Reattach, _) => {},
             (Next::Reauthenticate, _) if self.second.refused() => pause = Duration::ZERO,
             (Next::Reauthenticate | Next::Stop, _) => {
                 self.stage = Stage::Over(refusal.clone());

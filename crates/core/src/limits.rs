@@ -149,11 +149,29 @@ pub const CALL_WITHIN: Duration = Duration::from_secs(15);
 /// One attempt of a single call, or the opening of a stream, may take so long.
 pub const ATTEMPT_WITHIN: Duration = Duration::from_secs(5);
 /// A client's connection may take so long to be made.
-pub const CONNECT_WITHIN: Duration = Duration::from_secs(3);
-/// How often a client pings a gRPC connection that has calls under way.
-pub const KEEPALIVE_EVERY: Duration = Duration::from_secs(2);
+pub const CONNECT_WITHIN: Duration = Duration::from_secs(2);
+/// How often a client pings a gRPC connection that has calls under way and is silent. With the
+/// next bound it is how long a reader of a stopped node waits.
+pub const KEEPALIVE_EVERY: Duration = Duration::from_secs(1);
 /// A gRPC connection whose ping is not answered for so long is dead.
-pub const KEEPALIVE_LOST_AFTER: Duration = Duration::from_secs(5);
+pub const KEEPALIVE_LOST_AFTER: Duration = Duration::from_millis(1_500);
+/// A node that leaves a writer without an answer for so long is asked about elsewhere: another
+/// node knows whether it still leads.
+pub const ANSWER_LATE_AFTER: Duration = Duration::from_millis(1_500);
+/// Answers that are under way when another leader is known are waited for so long.
+pub const SUPERSEDED_GRACE: Duration = Duration::from_millis(200);
+/// A client's pause between attempts is at most so long while a shard has no leader.
+pub const LEADERLESS_PAUSE_MAX: Duration = Duration::from_millis(100);
+/// A node that failed is passed over for so long at first; it doubles up to the second.
+pub const SUSPECT_FOR: Duration = Duration::from_secs(1);
+/// See [`SUSPECT_FOR`].
+pub const SUSPECT_FOR_MAX: Duration = Duration::from_secs(60);
+/// Pauses between attempts to watch the map: at most so long, and after a refusal for good.
+pub const WATCH_PAUSE_MAX: Duration = Duration::from_secs(2);
+/// See [`WATCH_PAUSE_MAX`].
+pub const WATCH_AGAIN_AFTER: Duration = Duration::from_secs(30);
+/// Most nodes of a map that a client takes.
+pub const MAP_NODES_MAX: usize = 1_024;
 /// A client's first pause between attempts is at most so long; it doubles from there.
 pub const BACKOFF_MIN: Duration = Duration::from_millis(50);
 /// No pause between attempts is longer.

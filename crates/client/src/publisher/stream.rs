@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use everwire_core::limits::{ATTEMPT_WITHIN, HEARTBEAT_LOST_AFTER};
+use everwire_core::limits::{ANSWER_LATE_AFTER, ATTEMPT_WITHIN, HEARTBEAT_LOST_AFTER};
 use everwire_core::{Code, Refusal, Seq};
 use everwire_proto::field;
 use everwire_proto::refusal::from_error;
@@ -22,7 +22,8 @@ use super::{Shared, Target};
 use crate::answers::Ack;
 use crate::backoff::Backoff;
 use crate::call::{Caller, Failure, Next, SecondToken, with_token};
-use crate::connection::{Lane, Route};
+use crate::connection::Lane;
+use crate::route::{Aim, Pace, Route};
 use crate::wire;
 
 /// Batches between the window and the connection; the window has its own bound in bytes.
@@ -36,7 +37,10 @@ pub(super) async fn run(shared: Arc<Shared>, caller: Caller) {
     let grant = shared.target.grant;
     let driver = Driver {
         session_epoch: grant.map(|grant| grant.session_epoch.to_string()),
-        route: caller.connections.route(),
+        route: Route::new(
+            &caller.connections,
+            Aim::Writes(shared.target.session.clone()),
+        ),
         backoff: Backoff::new(Arc::clone(&caller.random)),
         second: SecondToken::default(),
         shared,
@@ -86,18 +90,16 @@ impl Driver {
         let Target { session, run, .. } = &self.shared.target;
         let address = self.route.address();
         debug!(%session, %run, %address, refusal = %failure.refusal, "a publish stream ended");
-        let mut pause = self.backoff.pause();
+        let connections = &self.caller.connections;
+        let mut pace = self.route.failed(connections, &failure);
         match failure.next() {
-            Next::Here => {},
-            Next::Elsewhere => {
-                self.route
-                    .elsewhere(&self.caller.connections, &failure.refusal);
-            },
-            Next::Reauthenticate if self.second.refused() => pause = Duration::ZERO,
+            Next::Here | Next::Elsewhere => {},
+            Next::Reauthenticate if self.second.refused() => pace = Pace::Now,
             // The session was deleted; what was granted there is void.
             Next::Reattach | Next::Reauthenticate | Next::Stop => return Some(failure.refusal),
         }
-        tokio::time::sleep(pause).await;
+        let pause = self.backoff.pause();
+        self.route.wait(connections, pace, pause).await;
         None
     }
 
@@ -112,6 +114,7 @@ impl Driver {
         let ended = self.pump(&mut open).await;
         if since.elapsed() >= GOOD_AFTER {
             self.backoff.reset();
+            self.route.answered(&self.caller.connections);
         }
         ended
     }
@@ -125,7 +128,9 @@ impl Driver {
                 message,
             )));
         }
-        let channel = self.caller.connections.channel(&self.route, Lane::Data);
+        let connections = &self.caller.connections;
+        let address = self.route.choose(connections, Lane::Data, &token);
+        let channel = connections.channel(address, Lane::Data);
         let channel = channel.map_err(Failure::refused)?;
         let (requests, ready) = mpsc::channel(REQUESTS_READY_MAX);
         let target = &self.shared.target;
@@ -168,6 +173,10 @@ impl Driver {
         let mut heard = Instant::now();
         let mut paused: Option<Instant> = None;
         let requests = open.requests.clone();
+        let (route, connections) = (self.route.clone(), Arc::clone(&self.caller.connections));
+        let superseded = route.superseded(&connections);
+        tokio::pin!(superseded);
+        let mut doubted = false;
         loop {
             let over = self.shared.window().take_over();
             if let Some(refusal) = over {
@@ -181,10 +190,11 @@ impl Driver {
             let resume = paused.unwrap_or(heard);
             // Keepalive finds a dead connection; this finds a server that forgot to answer.
             let silence = heard + HEARTBEAT_LOST_AFTER;
+            let late = heard + ANSWER_LATE_AFTER;
             tokio::select! {
                 biased;
                 response = next(&mut open.responses) => {
-                    heard = Instant::now();
+                    (heard, doubted) = (Instant::now(), false);
                     match self.take(response?)? {
                         Flow::On => {},
                         Flow::Pause => paused = Some(heard + self.backoff.pause()),
@@ -203,6 +213,11 @@ impl Driver {
                     }
                 },
                 () = self.shared.work.notified() => {},
+                () = superseded.as_mut() => return Err(Failure::superseded()),
+                () = sleep_until(late), if waiting && !doubted => {
+                    connections.doubt(route.address());
+                    doubted = true;
+                },
                 () = sleep_until(silence), if waiting => {
                     return Err(Failure::transport("the server gave no answer to a batch"));
                 },
@@ -269,6 +284,7 @@ impl Driver {
         let ranges = ranges?;
         if self.shared.window().ack(through, ack.credit_bytes, &ranges) {
             self.backoff.reset();
+            self.route.answered(&self.caller.connections);
         }
         self.shared.moved.notify_waiters();
         Ok(())

@@ -12,6 +12,8 @@ mod publishing;
 #[cfg(test)]
 mod reading;
 #[cfg(test)]
+mod routing;
+#[cfg(test)]
 mod tls;
 
 use std::sync::Arc;

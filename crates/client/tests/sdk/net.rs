@@ -1,6 +1,6 @@
 //! A network inside the process: pipes between clients and nodes that can be cut and frozen.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::{Arc, Mutex};
 
@@ -22,6 +22,8 @@ pub(crate) struct Net {
 struct State {
     nodes: BTreeMap<String, mpsc::Sender<io::Result<DuplexStream>>>,
     links: Vec<Link>,
+    /// Addresses whose processes stand still: connections are made, and no byte moves.
+    stopped: BTreeSet<String>,
 }
 
 struct Link {
@@ -65,6 +67,19 @@ impl Net {
             .send_replace(frozen);
     }
 
+    /// Stops the process at this address, or lets it go on.
+    pub(crate) fn stop(&self, addr: &str, stopped: bool) {
+        let mut state = self.state.lock().unwrap();
+        if stopped {
+            state.stopped.insert(addr.to_owned());
+        } else {
+            state.stopped.remove(addr);
+        }
+        for link in state.links.iter().filter(|link| link.node == addr) {
+            link.frozen.send_replace(stopped);
+        }
+    }
+
     /// How many connections were made and not cut.
     pub(crate) fn links(&self) -> usize {
         self.state.lock().unwrap().links.len()
@@ -77,7 +92,7 @@ impl Net {
         let (client, here) = duplex(PIPE_BYTES);
         let (there, server) = duplex(PIPE_BYTES);
         node.try_send(Ok(server)).ok().ok_or_else(refused)?;
-        let frozen = watch::Sender::new(false);
+        let frozen = watch::Sender::new(state.stopped.contains(addr));
         let (up, down) = (frozen.subscribe(), frozen.subscribe());
         let task = tokio::spawn(async move {
             let ((here_in, here_out), (there_in, there_out)) = (split(here), split(there));

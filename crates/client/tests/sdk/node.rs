@@ -2,22 +2,25 @@
 //! everything that can go wrong between a commit and its answer.
 
 mod attach;
+mod cluster;
 mod publish;
 mod runs;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 use everwire_core::{Code, Refusal};
 use everwire_proto::refusal::to_status;
 use everwire_proto::v1;
 use everwire_proto::v1::attach_server::AttachServer;
+use everwire_proto::v1::cluster_server::ClusterServer;
 use everwire_proto::v1::publish_server::PublishServer;
 use everwire_proto::v1::runs_server::RunsServer;
 use everwire_proto::v1::signals_server::SignalsServer;
 use futures_util::Stream;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Response, Status};
 
@@ -100,16 +103,40 @@ pub(crate) struct Node {
     pub(crate) net: Arc<Net>,
     pub(crate) random: Seeded,
     pub(crate) trouble: Mutex<Trouble>,
-    pub(crate) changed: Notify,
+    pub(crate) changed: Arc<Notify>,
     /// Streams tell their silent writers that the run is fenced.
     pub(crate) stopped: Notify,
+    /// The map that it tells; `None` until it knows one, and then `watch` is not known here.
+    pub(crate) map: watch::Sender<Option<v1::Map>>,
+    /// Streams of maps that were opened.
+    pub(crate) watches: AtomicU64,
+    /// What every write is refused with, before anything is done.
+    pub(crate) refuses: Mutex<Option<Refusal>>,
+    /// Writes that came: single calls and publish streams.
+    pub(crate) writes: AtomicU64,
     me: Weak<Self>,
-    state: Mutex<State>,
+    state: Arc<Mutex<State>>,
 }
 
 /// Starts a node at an address of the network.
 pub(crate) fn start(net: &Arc<Net>, addr: &str, seed: u64) -> Arc<Node> {
-    let state = State {
+    start_with(
+        net,
+        addr,
+        seed,
+        Arc::new(Mutex::new(empty())),
+        Arc::default(),
+    )
+}
+
+/// Starts a node that has its session in common with another.
+pub(crate) fn start_beside(other: &Arc<Node>, addr: &str, seed: u64) -> Arc<Node> {
+    let (state, changed) = (Arc::clone(&other.state), Arc::clone(&other.changed));
+    start_with(&other.net, addr, seed, state, changed)
+}
+
+fn empty() -> State {
+    State {
         log: Vec::new(),
         runs: BTreeMap::new(),
         keys: BTreeMap::new(),
@@ -124,22 +151,36 @@ pub(crate) fn start(net: &Arc<Net>, addr: &str, seed: u64) -> Arc<Node> {
         fence: None,
         streams: 0,
         batches: 0,
-    };
+    }
+}
+
+fn start_with(
+    net: &Arc<Net>,
+    addr: &str,
+    seed: u64,
+    state: Arc<Mutex<State>>,
+    changed: Arc<Notify>,
+) -> Arc<Node> {
     let node = Arc::new_cyclic(|me| Node {
         me: Weak::clone(me),
         addr: addr.to_owned(),
         net: Arc::clone(net),
         random: Seeded::new(seed),
         trouble: Mutex::default(),
-        changed: Notify::new(),
+        changed,
         stopped: Notify::new(),
-        state: Mutex::new(state),
+        map: watch::Sender::new(None),
+        watches: AtomicU64::new(0),
+        refuses: Mutex::default(),
+        writes: AtomicU64::new(0),
+        state,
     });
     let server = tonic::transport::Server::builder()
         .add_service(PublishServer::from_arc(Arc::clone(&node)))
         .add_service(AttachServer::from_arc(Arc::clone(&node)))
         .add_service(RunsServer::from_arc(Arc::clone(&node)))
-        .add_service(SignalsServer::from_arc(Arc::clone(&node)));
+        .add_service(SignalsServer::from_arc(Arc::clone(&node)))
+        .add_service(ClusterServer::from_arc(Arc::clone(&node)));
     tokio::spawn(server.serve_with_incoming(ReceiverStream::new(net.listen(addr))));
     node
 }
@@ -194,6 +235,15 @@ impl Node {
         } else {
             Err(refused(Code::TokenExpired))
         }
+    }
+
+    /// A write came.
+    fn write(&self) -> Result<(), Status> {
+        self.writes.fetch_add(1, Ordering::Relaxed);
+        let refused = self.refuses.lock().unwrap();
+        refused
+            .as_ref()
+            .map_or(Ok(()), |refusal| Err(to_status(refusal)))
     }
 
     fn before(&self) -> Result<(), Status> {
