@@ -68,6 +68,14 @@ pub enum StoreError {
         /// The highest index that may go; `None`: nothing is durably applied yet.
         bound: Option<u64>,
     },
+    /// A read below what is left of the log: whoever needs that needs a snapshot.
+    #[error("the log of group {group} is purged up to {upto}")]
+    Purged {
+        /// The group.
+        group: u32,
+        /// The last index that is gone.
+        upto: u64,
+    },
     /// An append that does not continue its log: our own mistake. Nothing was written.
     #[error("append to group {group} at {found}, expected {expected}")]
     Hole {

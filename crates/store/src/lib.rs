@@ -124,10 +124,11 @@ pub trait Store: Send + Sync + 'static {
     /// The ends of the log, with what is queued.
     fn log_state(&self, group: u32) -> Result<LogState, StoreError>;
 
-    /// Reads a contiguous run of entries: it starts at the first index of `range` that is not
-    /// purged (empty if the log does not hold that), ends with the range, the log, or before the
-    /// entry that would pass `bytes_max`; at least one entry if any. Checksums are verified; an
-    /// error is never an early end.
+    /// Reads a contiguous run of entries: it starts with the range (or, in a log that was never
+    /// purged, with the log) and ends with the range, the log, or before the entry that would pass
+    /// `bytes_max`; at least one entry if any. A range that begins at or below the purge point is
+    /// [`StoreError::Purged`], never a later start. Checksums are verified; an error is never an
+    /// early end.
     fn read_log(
         &self,
         group: u32,

@@ -20,7 +20,7 @@ use std::sync::mpsc::{Sender, channel};
 
 use everwire_core::Offset;
 use everwire_store::rocks::RocksStore;
-use everwire_store::testing::{at, options, record, session, write_session};
+use everwire_store::testing::{at, options, record, session, whole_log, write_session};
 use everwire_store::{LogRecord, Store, VoteRecord};
 
 const CHILD: &str = "EVERWIRE_STORE_KILL_CHILD";
@@ -195,7 +195,7 @@ fn check(store: &dyn Store, promised: &Promised) {
         let acked = promised.acked.get(&group).copied().unwrap_or_default();
         assert!(last >= acked, "group {group}: {last}, acked {acked}");
 
-        let found = store.read_log(group, 0..u64::MAX, usize::MAX).unwrap();
+        let found = whole_log(store, group);
         let expected: Vec<_> = (purged + 1..=last).map(entry).collect();
         assert!(found == expected, "group {group}: other entries");
 

@@ -11,7 +11,8 @@ use std::sync::atomic::Ordering;
 
 use everwire_store::sim::{SimDisk, SimStore};
 use everwire_store::testing::{
-    SimBed, answer, append, at, counting, done, record, session, suite, write_of, write_session,
+    SimBed, answer, append, at, counting, done, record, session, suite, whole_log, write_of,
+    write_session,
 };
 use everwire_store::{LogPosition, OpenOptions, Store, StoreError, VoteRecord};
 use proptest::prelude::*;
@@ -276,7 +277,7 @@ impl Model {
     }
 
     fn read(store: &dyn Store, group: u32) -> Self {
-        let found = store.read_log(group, 0..u64::MAX, usize::MAX).unwrap();
+        let found = whole_log(store, group);
         for entry in &found {
             let size = entry.bytes.len();
             assert_eq!(

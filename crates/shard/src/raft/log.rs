@@ -80,12 +80,10 @@ fn indexes(range: &impl RangeBounds<u64>) -> Range<u64> {
     start..end
 }
 
-/// Decodes a page and checks that it has no hole. `start` is where the previous page ended, if
-/// there was one: a first page may begin later, above what is purged.
-fn decode(records: &[LogRecord], start: Option<u64>) -> Result<Vec<Entry>, io::Error> {
-    let first = records.first().map_or(0, |first| first.position.index);
+/// Decodes a page and checks that it has no hole and begins at `start`.
+fn decode(records: &[LogRecord], start: u64) -> Result<Vec<Entry>, io::Error> {
     let mut entries = Vec::with_capacity(records.len());
-    for (record, expected) in records.iter().zip(start.unwrap_or(first)..) {
+    for (record, expected) in records.iter().zip(start..) {
         if record.position.index != expected {
             let found = record.position.index;
             let what = format!("a hole in the log: index {found}, expected {expected}");
@@ -94,6 +92,20 @@ fn decode(records: &[LogRecord], start: Option<u64>) -> Result<Vec<Entry>, io::E
         entries.push(codec::entry(record)?);
     }
     Ok(entries)
+}
+
+/// The first index of a range that the log holds, or its end.
+fn first_held(store: &dyn Store, group: u32, mut range: Range<u64>) -> Result<u64, StoreError> {
+    if let Some(purged) = store.log_state(group)?.purged {
+        range.start = range.start.max(purged.index + 1);
+    }
+    if range.is_empty() {
+        return Ok(range.end);
+    }
+    let first = store.read_log(group, range.clone(), 1)?;
+    Ok(first
+        .first()
+        .map_or(range.end, |first| first.position.index))
 }
 
 impl Log {
@@ -107,24 +119,24 @@ impl Log {
     }
 
     /// The next entries of a range: at most [`APPEND_BYTES_MAX`], at least one if there is any.
-    async fn page(&self, range: Range<u64>, goes_on: bool) -> Result<Vec<Entry>, io::Error> {
+    /// They begin where the range begins: one that begins below what is purged is an error, for
+    /// replication would send a later start as the next entry (engine trap 4).
+    async fn page(&self, range: Range<u64>) -> Result<Vec<Entry>, io::Error> {
         if range.is_empty() {
             return Ok(Vec::new());
         }
         if let Some(entries) = self.tail.range(&range) {
             return Ok(entries);
         }
-        let (group, store) = (self.group, self.store.clone());
-        let start = goes_on.then_some(range.start);
+        let (group, store, start) = (self.group, self.store.clone(), range.start);
         let (records, last) = blocking(move || {
             let records = store.read_log(group, range, APPEND_BYTES_MAX)?;
             Ok((records, store.log_state(group)?.last))
         })
         .await?;
         // An empty page is the log's end, or something is wrong (engine trap 4).
-        let missing = start.filter(|start| last.is_some_and(|last| last.index >= *start));
-        if let (true, Some(missing)) = (records.is_empty(), missing) {
-            let what = format!("index {missing} is missing from the log");
+        if records.is_empty() && last.is_some_and(|last| last.index >= start) {
+            let what = format!("index {start} is missing from the log");
             return Err(io::Error::new(io::ErrorKind::InvalidData, what));
         }
         decode(&records, start)
@@ -132,13 +144,13 @@ impl Log {
 
     /// The entries of a range, page by page.
     fn pages(self, range: Range<u64>) -> impl Stream<Item = Result<Vec<Entry>, io::Error>> + Send {
-        stream::try_unfold((self, range, false), |(log, range, goes_on)| async move {
-            let entries = log.page(range.clone(), goes_on).await?;
+        stream::try_unfold((self, range), |(log, range)| async move {
+            let entries = log.page(range.clone()).await?;
             let Some(last) = entries.last() else {
                 return Ok(None);
             };
             let rest = last.index() + 1..range.end;
-            Ok(Some((entries, (log, rest, true))))
+            Ok(Some((entries, (log, rest))))
         })
     }
 
@@ -154,7 +166,12 @@ impl RaftLogReader<TypeConfig> for Log {
     where
         RB: RangeBounds<u64> + Clone + Debug + OptionalSend,
     {
-        let mut pages = Box::pin(self.clone().pages(indexes(&range)));
+        let mut range = indexes(&range);
+        let (group, store, asked) = (self.group, self.store.clone(), range.clone());
+        // This call may find entries absent: those that are purged, or below the first one.
+        let first = blocking(move || first_held(&*store, group, asked)).await?;
+        range.start = first.max(range.start);
+        let mut pages = Box::pin(self.clone().pages(range));
         let mut entries = Vec::new();
         while let Some(page) = pages.next().await {
             entries.append(&mut page?);
@@ -171,7 +188,7 @@ impl RaftLogReader<TypeConfig> for Log {
         start: u64,
         end: u64,
     ) -> Result<Vec<Entry>, io::Error> {
-        self.page(start..end, false).await
+        self.page(start..end).await
     }
 
     // Read by apply: committed entries, each once. What has been read leaves the tail.
@@ -210,17 +227,17 @@ impl RaftLogReader<TypeConfig> for Log {
             Some(vote) if vote.is_committed() && vote.leader_id() == &leader => Ok(()),
             other => Err(LeaderChanged::new(leader, other)),
         };
-        let pages = stream::try_unfold((indexes(&range), false), move |(range, goes_on)| {
+        let pages = stream::try_unfold(indexes(&range), move |range| {
             let log = log.clone();
             async move {
                 still(log.vote().await?)?;
-                let entries = log.page(range.clone(), goes_on).await?;
+                let entries = log.page(range.clone()).await?;
                 still(log.vote().await?)?;
                 let Some(last) = entries.last() else {
                     return Ok::<_, LeaderBoundedStreamError<TypeConfig>>(None);
                 };
                 let rest = last.index() + 1..range.end;
-                Ok(Some((entries, (rest, true))))
+                Ok(Some((entries, rest)))
             }
         });
         Box::pin(pages).flat_map(|page| {

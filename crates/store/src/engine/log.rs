@@ -246,9 +246,18 @@ impl Groups {
         bytes_max: usize,
     ) -> Result<Vec<LogRecord>, StoreError> {
         let cell = self.get(group);
+        if range.is_empty() {
+            return Ok(Vec::new());
+        }
         loop {
             let (mut next, generation) = {
                 let log = lock(&cell);
+                if let Some(purged) = log.purged
+                    && range.start <= purged.index
+                {
+                    let upto = purged.index;
+                    return Err(StoreError::Purged { group, upto });
+                }
                 (range.start.max(log.first), log.generation)
             };
             let mut reading = Reading::new(bytes_max);

@@ -7,7 +7,7 @@ use everwire_core::ids::{META_GROUP, NodeId};
 
 use crate::testing::{
     Harness, answer, append, at, counting, done, indexes, open, options, purge, record, records,
-    truncate, write_of,
+    truncate, whole_log, write_of,
 };
 use crate::{LogPosition, LogState, PeerRecord, StoreError, VoteRecord, regressed};
 
@@ -160,8 +160,8 @@ fn a_lifted_bound_lets_purges_pass(bed: &Harness) {
     purge(&*store, 1, at(3)).unwrap();
     purge(&*store, 1, at(2)).unwrap();
     assert_eq!(store.log_state(1).unwrap().purged, Some(at(3)));
-    let found = store.read_log(1, 2..6, usize::MAX).unwrap();
-    assert_eq!(found, records(4..=5), "begins behind the purge point");
+    let found = store.read_log(1, 4..6, usize::MAX).unwrap();
+    assert_eq!(found, records(4..=5));
     let later = LogPosition {
         term: 9,
         node: 1,
@@ -194,6 +194,15 @@ fn purged_entries_stay_gone(bed: &Harness) {
         assert_eq!(state.last, Some(at(first + 9)));
         assert_eq!(indexes(&*store, 1), [first + 7, first + 8, first + 9]);
         assert_eq!(store.durable_applied(1), Some(at(first + 6)));
+        // Never a later start: what is gone is said to be gone.
+        let upto = first + 6;
+        for start in [0, first, upto] {
+            let found = store.read_log(1, start..first + 9, usize::MAX);
+            assert_eq!(found, Err(StoreError::Purged { group: 1, upto }));
+        }
+        let rest = store.read_log(1, upto + 1..u64::MAX, 1).unwrap();
+        assert_eq!(rest, records(upto + 1..=upto + 1));
+        assert_eq!(store.read_log(1, 3..3, 1), Ok(Vec::new()));
     }
     // The bound is set at open.
     store.write(1, write_of(48)).unwrap();
@@ -325,7 +334,7 @@ fn reads_beside_purges_and_truncations_are_whole(bed: &Harness) {
         for _ in 0..2 {
             scope.spawn(|| {
                 while !over.load(Ordering::SeqCst) {
-                    let found = store.read_log(1, 0..u64::MAX, usize::MAX).unwrap();
+                    let found = whole_log(&*store, 1);
                     for pair in found.windows(2) {
                         let (a, b) = (pair[0].position, pair[1].position);
                         assert_eq!(a.index + 1, b.index);

@@ -228,8 +228,19 @@ fn purge(store: &dyn Store, group: u32, upto: LogPosition) -> Result<(), StoreEr
     answer(&told)
 }
 
+/// All that is left of a group's log.
+pub fn whole_log(store: &dyn Store, group: u32) -> Vec<LogRecord> {
+    let mut from = 0;
+    loop {
+        match store.read_log(group, from..u64::MAX, usize::MAX) {
+            Err(StoreError::Purged { upto, .. }) => from = upto + 1,
+            found => return found.unwrap(),
+        }
+    }
+}
+
 fn indexes(store: &dyn Store, group: u32) -> Vec<u64> {
-    let found = store.read_log(group, 0..u64::MAX, usize::MAX).unwrap();
+    let found = whole_log(store, group);
     found.iter().map(|record| record.position.index).collect()
 }
 
