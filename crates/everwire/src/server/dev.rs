@@ -97,7 +97,8 @@ pub(crate) async fn run(
     };
     let mut stop = StopSignals::new()?;
     // Bound first: a taken port should be told before minutes of recovery, not after.
-    let admin = AdminPort::bind(config.admin).await?;
+    let stopped = CancellationToken::new();
+    let admin = AdminPort::bind(config.admin, stopped.clone()).await?;
     let (clock, random) = (SystemClock::shared(), SystemRandom::shared());
     let given = config.auth_key.as_deref();
     let given = given
@@ -142,10 +143,9 @@ pub(crate) async fn run(
     node.register_metrics(&mut registry);
     edge.register_metrics(&mut registry);
     let (grpc, http, admin_addr) = (node.grpc_addr(), edge.http_addr(), admin.addr());
-    let stopped = CancellationToken::new();
     let (node_ready, edge_ready) = (node.ready_probe(), edge.ready_probe());
     let ready = std::sync::Arc::new(move || node_ready() && edge_ready());
-    admin.serve(registry, ready, stopped.clone());
+    admin.started(registry, ready);
     Ready::announce(Some(grpc), Some(http), admin_addr)?;
 
     stop.received().await;

@@ -128,14 +128,14 @@ pub(crate) async fn run(
         return Ok(());
     };
     let mut stop = StopSignals::new()?;
-    let admin = AdminPort::bind(options.admin).await?;
+    let stopped = CancellationToken::new();
+    let admin = AdminPort::bind(options.admin, stopped.clone()).await?;
     let edge = Edge::start(edge_config(&options)?).await;
     let edge = edge.map_err(|error| Failure::failed(error.to_string()))?;
     let mut registry = Registry::default();
     edge.register_metrics(&mut registry);
     let (http, admin_addr) = (edge.http_addr(), admin.addr());
-    let stopped = CancellationToken::new();
-    admin.serve(registry, edge.ready_probe(), stopped.clone());
+    admin.started(registry, edge.ready_probe());
     Ready::announce(None, Some(http), admin_addr)?;
 
     stop.received().await;

@@ -105,7 +105,8 @@ pub(crate) async fn run(
     let auth_key = auth_key.ok_or_else(|| Failure::usage("a node needs --auth-key"))?;
     let tls = read_tls(config.tls_cert.as_ref(), config.tls_key.as_ref())?;
     let mut stop = StopSignals::new()?;
-    let admin = AdminPort::bind(config.admin).await?;
+    let stopped = CancellationToken::new();
+    let admin = AdminPort::bind(config.admin, stopped.clone()).await?;
     let node = Node::start(NodeConfig {
         data: config.data.clone(),
         cluster: config.cluster.clone(),
@@ -125,8 +126,7 @@ pub(crate) async fn run(
     let mut registry = Registry::default();
     node.register_metrics(&mut registry);
     let (grpc, admin_addr) = (node.grpc_addr(), admin.addr());
-    let stopped = CancellationToken::new();
-    admin.serve(registry, node.ready_probe(), stopped.clone());
+    admin.started(registry, node.ready_probe());
     Ready::announce(Some(grpc), None, admin_addr)?;
 
     stop.received().await;
