@@ -34,6 +34,7 @@ def fixed(found):
         "nodes": {"name": nodes["metadata"]["name"]} | {field: spec[field] for field in fields},
         "data": [mount["mountPath"] for mount in mounts if mount["name"] == "data"],
         "folder": arguments(nodes)["--data"],
+        "name": arguments(nodes)["--name"],
         "edges": edges,
         "services": services,
     }
@@ -233,14 +234,14 @@ class Formation(unittest.TestCase):
             self.assertEqual(flags["--seeds"], [seeds])
             self.assertEqual(flags["--bootstrap-expect"], [str(expect)])
 
-    def test_a_node_s_name_is_its_seed_address(self):
-        """Formation compares names with seeds; a restarted pod keeps both."""
+    def test_the_first_node_is_its_own_first_seed(self):
+        """Formation wants its own answer among those of the seeds."""
         for name in VALUE_SETS:
             flags = arguments(self.nodes(name))
-            own = flags["--name"][0].replace("$(POD_NAME)", "rel-everwire-node-0")
+            own = flags["--advertise-peer"][0].replace("$(POD_NAME)", "rel-everwire-node-0")
             self.assertEqual(own, flags["--seeds"][0].split(",")[0])
-            advertised = flags["--advertise"][0].removesuffix(":7400")
-            self.assertEqual(flags["--name"][0], f"{advertised}:7401")
+            host = flags["--advertise"][0].removesuffix(":7400")
+            self.assertEqual(flags["--advertise-peer"][0], f"{host}:7401")
 
     def test_more_nodes_restart_nobody(self):
         same = {str(self.nodes(n)["spec"]["template"]) for n in ("least", "five nodes", "six nodes")}
@@ -257,7 +258,7 @@ class Binary(unittest.TestCase):
     """The flags in the pods are flags of the binary that was built with this chart."""
 
     # Flags of clusters, which come to the binary in the same issue as the chart.
-    PENDING = {"--peer", "--seeds", "--bootstrap-expect", "--name", "--advertise",
+    PENDING = {"--peer", "--seeds", "--bootstrap-expect", "--name", "--advertise", "--advertise-peer",
                "--peer-ca", "--peer-cert", "--peer-key"}
 
     def known(self, words):
