@@ -6,6 +6,8 @@ use std::time::Duration;
 pub const SLOTS: u16 = 4096;
 /// Shards of a new cluster. More groups split batches; fewer limit spreading.
 pub const SHARDS_DEFAULT: u32 = 16;
+/// Shards of which a replica moves at once: each move sends a whole shard over the network.
+pub const SHARD_MOVES_MAX: usize = 2;
 
 /// Longest session, run, input, message, part, key and participant name, bytes.
 pub const NAME_BYTES_MAX: usize = 128;

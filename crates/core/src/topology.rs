@@ -54,8 +54,9 @@ pub enum MemberState {
 pub struct Placement {
     /// The replicas; the first should lead when it can.
     pub replicas: Vec<NodeId>,
-    /// The voters that the shard's group was made with. Any of them may make it, with these very
-    /// voters, as long as its own log is empty.
+    /// The voters that the shard's group is made with. Any of them may make it, with these very
+    /// voters, as long as its own log is empty. Empty once other nodes hold the shard: then the
+    /// group is there, and nobody whose log was thrown away may make it a second time.
     pub initial: Vec<NodeId>,
 }
 

@@ -1,12 +1,15 @@
-//! The heart of Everwire: what a command does to a session, as one pure state machine.
+//! The heart of Everwire: what a command does to a session, and what a change does to the
+//! cluster, as two pure state machines.
 //!
 //! In come batches of commands and a read view of a shard's rows; out go outcomes, events and
-//! changed rows. Every replica computes the same from the same log. Never here: I/O, waiting,
+//! changed rows. Or in come a topology and a change; out goes the next topology. Every replica computes the same from the same log. Never here: I/O, waiting,
 //! a clock, a random number, configuration, a map whose order is not its keys'.
 //!
-//! The page `docs/protocol/rules.md` says the same in prose and tables.
+//! The pages `docs/protocol/rules.md` and `docs/protocol/topology.md` say the same in prose and
+//! tables.
 
 pub mod session;
+pub mod topology;
 
 pub use session::resolve;
 pub use session::txn::{
