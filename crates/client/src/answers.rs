@@ -1,7 +1,7 @@
 //! What the calls answer: wire messages turned into words of `core`.
 
 use everwire_core::command::CancelOutcome;
-use everwire_core::row::RunState;
+use everwire_core::row::{Frozen, RunState};
 use everwire_core::{
     Event, InputId, NodeId, Offset, ParticipantId, RunEpoch, RunId, Seq, SessionEpoch, SessionName,
     ShardId, Timestamp,
@@ -100,6 +100,8 @@ pub struct SessionInfo {
     pub attachments: u32,
     /// Runs that are live.
     pub open_runs: Vec<RunId>,
+    /// Set while the session takes no command, until an operator unfreezes it.
+    pub frozen: Option<Frozen>,
 }
 
 /// A session in a list.

@@ -112,6 +112,19 @@ impl Client {
             .existed)
     }
 
+    /// Lets a frozen session take commands again; says whether it had been frozen. Needs the
+    /// capability `operate`.
+    pub async fn unfreeze_session(&self, session: &SessionName) -> Result<bool, Refusal> {
+        let request = v1::UnfreezeRequest {
+            session: session.to_string(),
+        };
+        let call =
+            |channel, request| async move { SessionsClient::new(channel).unfreeze(request).await };
+        let aim = Aim::Writes(session.clone());
+        let answer = self.caller.unary(Lane::People, aim, request, call).await?;
+        Ok(answer.frozen)
+    }
+
     /// A session's head.
     pub async fn show_session(&self, session: &SessionName) -> Result<SessionInfo, Refusal> {
         let request = v1::ShowRequest {

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use everwire_core::command::CancelOutcome;
-use everwire_core::row::RunState;
+use everwire_core::row::{Frozen, RunState};
 use everwire_core::{Event, NodeId, Offset, Refusal, Seq, SessionEpoch, ShardId, Timestamp};
 use everwire_proto::{field, v1};
 
@@ -42,6 +42,10 @@ pub(crate) fn session_info(answer: v1::ShowResponse) -> Result<SessionInfo, Refu
         attachments: answer.attachments,
         open_runs: answer.open_runs.iter().map(run).collect::<Result<_, _>>()?,
         leader: some(answer.leader),
+        frozen: some(answer.frozen_by).map(|command| Frozen {
+            time: Timestamp(answer.frozen_ms),
+            command,
+        }),
     })
 }
 

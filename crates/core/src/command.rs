@@ -72,6 +72,8 @@ pub enum Op {
     CreateSession,
     /// Removes the session's name at once and its rows after it.
     DeleteSession,
+    /// Lets a frozen session take commands again. Idempotent.
+    Unfreeze,
     /// Begins a run; grants epoch 1.
     StartRun {
         /// The run.
@@ -130,9 +132,24 @@ impl Op {
             Self::Cancel { .. } => Lane::People,
             Self::CreateSession
             | Self::DeleteSession
+            | Self::Unfreeze
             | Self::StartRun { .. }
             | Self::ClaimRun { .. }
             | Self::Publish { .. } => Lane::Agents,
+        }
+    }
+
+    /// What is asked for, in a word: for people, where a session was frozen.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::CreateSession => "create",
+            Self::DeleteSession => "delete",
+            Self::Unfreeze => "unfreeze",
+            Self::StartRun { .. } => "start",
+            Self::ClaimRun { .. } => "claim",
+            Self::Publish { .. } => "publish",
+            Self::Post { .. } => "post",
+            Self::Cancel { .. } => "cancel",
         }
     }
 
@@ -151,6 +168,7 @@ impl Op {
             Self::Post { draft, .. } => draft.payload_bytes() + 2 * ENVELOPE,
             Self::CreateSession
             | Self::DeleteSession
+            | Self::Unfreeze
             | Self::StartRun { .. }
             | Self::ClaimRun { .. }
             | Self::Cancel { .. } => 2 * ENVELOPE,
@@ -174,6 +192,13 @@ pub enum Outcome {
     SessionDeleted {
         /// Whether there was one.
         existed: bool,
+    },
+    /// The session takes commands.
+    SessionUnfrozen {
+        /// Its history.
+        session_epoch: SessionEpoch,
+        /// Whether it had been frozen.
+        frozen: bool,
     },
     /// A start or a claim was granted.
     RunGranted {

@@ -110,6 +110,18 @@ pub struct HeadRow {
     pub day: u32,
     /// Inputs and signals committed on that day.
     pub people_today: u32,
+    /// Set while the session takes nothing.
+    pub frozen: Option<Frozen>,
+}
+
+/// A session that takes no command until an operator has looked at it: the rules met a mistake
+/// of their own in one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Frozen {
+    /// Command time of the command that it was frozen by.
+    pub time: Timestamp,
+    /// What that command asked for: [`Op::word`](crate::command::Op::word).
+    pub command: String,
 }
 
 /// Where a run stands in its life.

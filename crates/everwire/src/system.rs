@@ -110,10 +110,17 @@ pub(crate) fn on_fatal() -> Arc<dyn Fn(&str) + Send + Sync> {
 }
 
 /// A panic in a server is our mistake in an unknown place: a half-alive node is worse than a
-/// dead one, so every panic ends the process.
+/// dead one, so every panic ends the process. But for one place: the decision of a command,
+/// which panics on every replica alike; the rules catch that and freeze its session. Of such a
+/// panic only the place is told, because its text may hold what is in the session.
 pub(crate) fn die_on_panic() {
     let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
+        if everwire_node::catches_panics() {
+            let place = info.location().map(ToString::to_string);
+            tracing::error!(place, "the rules met a mistake of their own in a command");
+            return;
+        }
         report(info);
         std::process::abort();
     }));

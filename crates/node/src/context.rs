@@ -121,7 +121,7 @@ fn run_of(op: &Op) -> Option<&RunId> {
         | Op::ClaimRun { run, .. }
         | Op::Publish { run, .. }
         | Op::Cancel { run, .. } => Some(run),
-        Op::CreateSession | Op::DeleteSession | Op::Post { .. } => None,
+        Op::CreateSession | Op::DeleteSession | Op::Unfreeze | Op::Post { .. } => None,
     }
 }
 
@@ -136,6 +136,9 @@ fn offset_of(outcome: &Outcome) -> Option<Offset> {
         } => Some(*offset),
         Outcome::Published(published) => published.through().map(|(_, offset)| offset),
         Outcome::SessionReady { tail, .. } => Some(*tail),
-        Outcome::Cancelled { .. } | Outcome::SessionDeleted { .. } | Outcome::Refused(_) => None,
+        Outcome::Cancelled { .. }
+        | Outcome::SessionDeleted { .. }
+        | Outcome::SessionUnfrozen { .. }
+        | Outcome::Refused(_) => None,
     }
 }

@@ -15,6 +15,9 @@ mod server;
 mod service;
 
 pub use config::{NodeConfig, NodeError, Tls};
+pub use everwire_shard::catches_panics;
+#[cfg(feature = "test-poison")]
+pub use everwire_shard::poison;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

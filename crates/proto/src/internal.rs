@@ -44,6 +44,13 @@ pub fn outcome_to(outcome: &Outcome) -> peer::Outcome {
             created: *created,
         }),
         Outcome::SessionDeleted { existed } => PeerOutcome::SessionDeleted(*existed),
+        Outcome::SessionUnfrozen {
+            session_epoch,
+            frozen,
+        } => PeerOutcome::SessionUnfrozen(peer::SessionUnfrozen {
+            session_epoch: session_epoch.to_string(),
+            frozen: *frozen,
+        }),
         Outcome::RunGranted {
             session_epoch,
             run_epoch,
@@ -97,6 +104,10 @@ fn read(outcome: PeerOutcome) -> Result<Outcome, Refusal> {
             created: answer.created,
         },
         PeerOutcome::SessionDeleted(existed) => Outcome::SessionDeleted { existed },
+        PeerOutcome::SessionUnfrozen(answer) => Outcome::SessionUnfrozen {
+            session_epoch: session_epoch(&answer.session_epoch)?,
+            frozen: answer.frozen,
+        },
         PeerOutcome::Granted(answer) => Outcome::RunGranted {
             session_epoch: session_epoch(&answer.session_epoch)?,
             run_epoch: RunEpoch(answer.run_epoch),

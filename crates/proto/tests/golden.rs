@@ -11,86 +11,23 @@ use std::path::PathBuf;
 
 use bytes::Bytes;
 use everwire_core::clock::Timestamp;
-use everwire_core::command::{Batch, Command, Control, Op};
 use everwire_core::event::{
-    Author, Body, Codec, Data, Draft, Event, MessageStatus, PartKind, ParticipantKind, Raw, Role,
-    RunStamp, Visibility,
+    Body, Codec, Event, MessageStatus, PartKind, Raw, Role, RunStamp, Visibility,
 };
-use everwire_core::position::{Offset, RunEpoch, Seq};
+use everwire_core::position::{RunEpoch, Seq};
 use everwire_core::row::{
-    BatchRow, EpochRow, HeadRow, InputRow, KeyRow, MessageRow, NameRow, PartRow, Row, RunRow,
-    RunState,
+    BatchRow, EpochRow, Frozen, HeadRow, InputRow, KeyRow, MessageRow, NameRow, PartRow, Row,
+    RunRow, RunState,
 };
 use everwire_core::topology::{Change, Member, MemberState, Placement, Topology};
-use everwire_core::{NodeId, ParticipantId, SessionNo, ShardId};
-use everwire_proto::event::{body_hash, signal_hash};
+use everwire_core::{NodeId, SessionNo, ShardId};
+use everwire_proto::event::signal_hash;
 use everwire_proto::storage::{self, StorageError};
 use everwire_proto::storage_v1 as disk;
 
-fn offset(number: u64) -> Offset {
-    Offset::new(number).unwrap()
-}
+mod samples;
 
-fn participant() -> ParticipantId {
-    "auth0|ann@example.com".parse().unwrap()
-}
-
-fn bodies() -> Vec<Body> {
-    let json = Some(Data::Json("{\"q\": [1, \"é\"]}".into()));
-    let binary = Some(Data::Binary(Bytes::from_static(&[0, 255, 7])));
-    let (message, part) = ("m1".parse().unwrap(), "p1".parse().unwrap());
-    vec![
-        Body::RunStarted {
-            input: Some("i1".parse().unwrap()),
-        },
-        Body::RunClaimed,
-        Body::RunCompleted,
-        Body::RunFailed {
-            reason: "out of tokens".into(),
-        },
-        Body::RunCancelled {
-            cancel_offset: offset(41),
-        },
-        Body::MessageStart {
-            message,
-            role: Role::Assistant,
-        },
-        Body::MessageEnd {
-            message: "m1".parse().unwrap(),
-            status: MessageStatus::Cancelled,
-        },
-        Body::PartStart {
-            message: "m1".parse().unwrap(),
-            part,
-            kind: PartKind::ToolCall,
-            name: Some("search".into()),
-            data: json.clone(),
-        },
-        Body::PartDelta {
-            message: "m1".parse().unwrap(),
-            part: "p1".parse().unwrap(),
-            position: 300,
-            text: "Hellö".into(),
-        },
-        Body::PartEnd {
-            message: "m1".parse().unwrap(),
-            part: "p1".parse().unwrap(),
-            data: binary.clone(),
-        },
-        Body::Input {
-            input: "i1".parse().unwrap(),
-            text: "what is new?".into(),
-            data: json,
-        },
-        Body::SignalCancel {
-            run: "r1".parse().unwrap(),
-        },
-        Body::App {
-            name: "cart.changed".into(),
-            data: binary,
-        },
-    ]
-}
+use samples::{author, batch, bodies, controls, offset, participant, unfreeze};
 
 fn event(body: Body) -> Event {
     Event {
@@ -114,13 +51,6 @@ fn event(body: Body) -> Event {
     }
 }
 
-fn author() -> Author {
-    Author {
-        participant: participant(),
-        kind: ParticipantKind::Agent,
-    }
-}
-
 fn rows() -> Vec<(&'static str, Row)> {
     vec![
         (
@@ -131,6 +61,16 @@ fn rows() -> Vec<(&'static str, Row)> {
         ),
         ("counter", Row::Counter(u64::MAX)),
         ("head", Row::Head(head())),
+        (
+            "head-frozen",
+            Row::Head(HeadRow {
+                frozen: Some(Frozen {
+                    time: Timestamp(1_700_000_000_050),
+                    command: "publish".to_owned(),
+                }),
+                ..head()
+            }),
+        ),
         ("run", Row::Run(run())),
         (
             "epoch",
@@ -193,6 +133,7 @@ fn head() -> HeadRow {
         live_runs: 2,
         day: 19_675,
         people_today: 3,
+        frozen: None,
     }
 }
 
@@ -208,73 +149,6 @@ fn run() -> RunRow {
         open_messages: vec!["m1".parse().unwrap()],
         open_parts: 1,
     }
-}
-
-fn batch() -> Batch {
-    let draft = Draft::new(bodies().remove(10));
-    let body_hash = body_hash(&draft);
-    let key = || "k1".parse().unwrap();
-    let run = || "r1".parse().unwrap();
-    let ops = [
-        Op::CreateSession,
-        Op::DeleteSession,
-        Op::StartRun {
-            run: run(),
-            input: Some("i1".parse().unwrap()),
-            key: Some(key()),
-        },
-        Op::ClaimRun {
-            run: run(),
-            key: None,
-        },
-        Op::Publish {
-            run: run(),
-            run_epoch: RunEpoch(2),
-            first_seq: Seq(9),
-            drafts: bodies().into_iter().map(Draft::new).collect(),
-        },
-        Op::Post {
-            draft,
-            key: Some(key()),
-            body_hash,
-        },
-        Op::Cancel {
-            run: run(),
-            key: key(),
-            body_hash: signal_hash(&run()),
-        },
-    ];
-    let command = |op| Command {
-        namespace: "acme".parse().unwrap(),
-        session: "chat-1".parse().unwrap(),
-        actor: author(),
-        may_create: true,
-        session_epoch: None,
-        op,
-    };
-    Batch {
-        stamp: Timestamp(1_700_000_000_042),
-        rules_version: 1,
-        timeline: 1,
-        control: Vec::new(),
-        commands: ops.into_iter().map(command).collect(),
-    }
-}
-
-/// One batch for each thing that a leader asks of its shard.
-fn controls() -> Vec<(&'static str, Batch)> {
-    let of = |control| Batch {
-        control: vec![control],
-        commands: Vec::new(),
-        ..batch()
-    };
-    vec![
-        (
-            "control-raise-rules",
-            of(Control::RaiseRules { version: 300 }),
-        ),
-        ("control-audit", of(Control::Audit)),
-    ]
 }
 
 fn position() -> disk::LogPosition {
@@ -467,6 +341,8 @@ fn values() -> BTreeMap<String, Vec<u8>> {
     for (name, row) in rows() {
         values.insert(format!("row-{name}"), storage::encode_row(&row));
     }
+    let unfreeze = storage::encode_batch(&unfreeze());
+    values.insert("batch-unfreeze".to_owned(), unfreeze.into());
     for (name, batch) in controls() {
         values.insert(name.to_owned(), storage::encode_batch(&batch).into());
     }

@@ -11,6 +11,9 @@
 pub mod session;
 pub mod topology;
 
+pub use session::catches_panics;
+#[cfg(feature = "test-poison")]
+pub use session::poison;
 pub use session::resolve;
 pub use session::txn::{
     ApplyError, BatchChanges, Changes, RULES_VERSION, ShardState, Txn, View, ViewError, may_raise,

@@ -180,8 +180,13 @@ impl Applier {
         standing.position = Some(last);
         standing.state = changes.state;
         standing.audit_hash = tally.hash();
+        let frozen = changes.frozen.clone();
         self.write(changes, standing.applied(last))?;
         *self.lock_standing() = standing;
+        for session in frozen {
+            let (slot, session_no) = (session.slot.get(), session.session_no.0);
+            tracing::error!(shard = self.group, slot, session_no, "a session was frozen");
+        }
         self.audits.keep(tally);
         for (responder, outcomes) in answers {
             if let Some(responder) = responder {

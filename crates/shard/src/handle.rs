@@ -310,6 +310,7 @@ impl ShardHandle {
             bytes: head.bytes,
             created: head.created,
             last_time: head.last_time,
+            frozen: head.frozen,
             attachments: self.shard.feed.readers(session),
             open_runs,
         })

@@ -26,6 +26,9 @@ mod support;
 
 pub use audit::{Audits, Verdict, verdict};
 pub use everwire_rules::RULES_VERSION;
+pub use everwire_rules::catches_panics;
+#[cfg(feature = "test-poison")]
+pub use everwire_rules::poison;
 pub use everwire_rules::resolve::Answer;
 pub use everwire_store::{Identity, OpenOptions, Store, StoreError};
 pub use handle::{AttachRequest, Attached, ShardHandle, ShardStatus};

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use everwire_core::limits::{BATCH_EVENTS_MAX, DISK_READERS_MAX, READ_BYTES_MAX};
-use everwire_core::row::{EpochRow, HeadRow, Row, RowKey, RowRange, RunRow, RunState, SessionKey};
+use everwire_core::row::{
+    EpochRow, Frozen, HeadRow, Row, RowKey, RowRange, RunRow, RunState, SessionKey,
+};
 use everwire_core::{
     Code, Event, InputId, Namespace, NodeId, Offset, ParticipantId, Refusal, RunEpoch, RunId, Seq,
     SessionEpoch, SessionName, ShardId, Slot, Timestamp,
@@ -45,6 +47,8 @@ pub struct SessionInfo {
     pub attachments: u32,
     /// Its live runs.
     pub open_runs: Vec<RunId>,
+    /// Set while it takes no command.
+    pub frozen: Option<Frozen>,
 }
 
 /// A run as it stands.
@@ -281,6 +285,7 @@ mod tests {
                     live_runs: 0,
                     day: 0,
                     people_today: 0,
+                    frozen: None,
                 };
                 let key = RowKey::Head(SessionKey { slot, session_no });
                 rows.insert(key, Some(Row::Head(head)));

@@ -37,6 +37,11 @@ pub enum Answer {
         /// Whether there was one.
         existed: bool,
     },
+    /// The session takes commands.
+    Unfrozen {
+        /// Whether it had been frozen.
+        frozen: bool,
+    },
     /// A start or claim was granted.
     Granted {
         /// The epoch to write under.
@@ -111,6 +116,7 @@ impl Answer {
                 tail,
             },
             Outcome::SessionDeleted { existed } => Self::Deleted { existed },
+            Outcome::SessionUnfrozen { frozen, .. } => Self::Unfrozen { frozen },
             Outcome::RunGranted {
                 run_epoch,
                 offset,
@@ -177,8 +183,8 @@ impl Answer {
                 let word = if *created { "created" } else { "exists" };
                 format!("{word} epoch={} tail={tail}", epoch(session_epoch))
             },
-            Self::Deleted { existed: true } => "deleted".to_owned(),
-            Self::Deleted { existed: false } => "absent".to_owned(),
+            Self::Deleted { existed } => if *existed { "deleted" } else { "absent" }.to_owned(),
+            Self::Unfrozen { frozen } => if *frozen { "unfrozen" } else { "not_frozen" }.to_owned(),
             Self::Granted {
                 run_epoch,
                 offset,

@@ -70,6 +70,7 @@ impl View for Rows {
 
 impl Default for Rules {
     fn default() -> Self {
+        everwire_rules::poison::arm();
         Self {
             rows: Rows::default(),
             logs: BTreeMap::new(),
@@ -124,6 +125,7 @@ impl Rules {
             },
             Action::Create
             | Action::Delete
+            | Action::Unfreeze
             | Action::Start { .. }
             | Action::Claim { .. }
             | Action::Publish { .. }
@@ -270,6 +272,7 @@ fn answer(answer: resolve::Answer) -> Answer {
 fn op(action: &Action) -> (Op, Seq) {
     let op = match action.clone() {
         Action::Delete => Op::DeleteSession,
+        Action::Unfreeze => Op::Unfreeze,
         Action::Start { run, input, key } => Op::StartRun { run, input, key },
         Action::Claim { run, key } => Op::ClaimRun { run, key },
         Action::Publish {

@@ -21,6 +21,8 @@ pub enum Need {
     Function,
     /// Thousands of steps.
     Bulk,
+    /// An `app` event named `everwire.test.poison` makes the rules panic.
+    Poison,
 }
 
 impl Need {
@@ -30,6 +32,7 @@ impl Need {
             "clock" => Some(Self::Clock),
             "function" => Some(Self::Function),
             "bulk" => Some(Self::Bulk),
+            "poison" => Some(Self::Poison),
             _ => None,
         }
     }

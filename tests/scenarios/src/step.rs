@@ -33,6 +33,8 @@ pub enum Action {
     Create,
     /// `delete`.
     Delete,
+    /// `unfreeze`.
+    Unfreeze,
     /// `start RUN [input=ID] [key=K]`.
     Start {
         /// The run.
@@ -120,6 +122,7 @@ impl Action {
         match self {
             Self::Create
             | Self::Delete
+            | Self::Unfreeze
             | Self::Start { .. }
             | Self::Claim { .. }
             | Self::Publish { .. }
@@ -231,6 +234,7 @@ fn action(command: &str, line: &mut Line, context: &Context) -> Result<Action, S
     Ok(match command {
         "create" => Action::Create,
         "delete" => Action::Delete,
+        "unfreeze" => Action::Unfreeze,
         "start" => Action::Start {
             run: name(line, "a run")?,
             input: line.read("input")?,

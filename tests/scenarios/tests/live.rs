@@ -52,7 +52,8 @@ struct Tab {
 
 impl Subject for Live {
     fn offers(&self, need: Need) -> bool {
-        !CANNOT.contains(&need)
+        // A binary without the feature would take poison for an event like any other.
+        !CANNOT.contains(&need) && (need != Need::Poison || cfg!(feature = "test-poison"))
     }
 
     async fn perform(&mut self, step: &Step) -> Answer {
@@ -67,6 +68,7 @@ impl Subject for Live {
         let answer = match &step.action {
             Action::Create => call.create().await,
             Action::Delete => call.delete().await,
+            Action::Unfreeze => call.unfreeze().await,
             Action::Start { run, input, key } => {
                 let input = input.as_ref().map(ToString::to_string);
                 call.start(run, input, key.as_ref()).await
@@ -226,6 +228,14 @@ impl Call {
         let mut client = SessionsClient::new(self.channel.clone());
         let existed = client.delete(request).await?.into_inner().existed;
         Ok(Answer::Deleted { existed })
+    }
+
+    async fn unfreeze(&self) -> Result<Answer, Status> {
+        let session = self.session.clone();
+        let request = self.with(v1::UnfreezeRequest { session });
+        let mut client = SessionsClient::new(self.channel.clone());
+        let frozen = client.unfreeze(request).await?.into_inner().frozen;
+        Ok(Answer::Unfrozen { frozen })
     }
 
     async fn tail(&self) -> Result<Offset, Status> {

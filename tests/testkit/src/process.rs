@@ -119,6 +119,8 @@ impl Starting {
         let mut child = command
             .env("EVERWIRE_LOG_FORMAT", "json")
             .env("EVERWIRE_LOG_LEVEL", "info,everwire=debug")
+            // Heard by builds with the feature `test-poison` only.
+            .env("EVERWIRE_TEST_POISON", "1")
             .envs(env.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

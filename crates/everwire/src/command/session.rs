@@ -1,4 +1,4 @@
-//! `everwire session create|list|show|delete`.
+//! `everwire session create|list|show|delete|unfreeze`.
 
 use clap::{Args, Subcommand};
 use everwire_client::SessionInfo;
@@ -29,6 +29,9 @@ enum SessionCommand {
     /// Remove a session: its name at once, its events after it
     #[command(after_help = "Example:\n  everwire session delete demo")]
     Delete(Named),
+    /// Let a frozen session take commands again; needs the capability operate
+    #[command(after_help = "Example:\n  everwire session unfreeze demo")]
+    Unfreeze(Named),
 }
 
 #[derive(Args, Clone, Debug)]
@@ -61,6 +64,7 @@ pub(crate) async fn run(args: &SessionArgs) -> Result<(), Failure> {
         SessionCommand::List(listed) => list(listed).await,
         SessionCommand::Show(named) => show(named).await,
         SessionCommand::Delete(named) => delete(named).await,
+        SessionCommand::Unfreeze(named) => unfreeze(named).await,
     }
 }
 
@@ -137,7 +141,15 @@ async fn show(args: &Named) -> Result<(), Failure> {
         } else {
             runs.join(" ")
         }
-    ))
+    ))?;
+    if let Some(frozen) = &info.frozen {
+        let since = everwire_proto::json::time_to_json(frozen.time);
+        line(&format!(
+            "frozen       since {since}, by a {}",
+            frozen.command
+        ))?;
+    }
+    Ok(())
 }
 
 fn shown(info: &SessionInfo) -> serde_json::Value {
@@ -153,6 +165,10 @@ fn shown(info: &SessionInfo) -> serde_json::Value {
         "last": everwire_proto::json::time_to_json(info.last),
         "attachments": info.attachments,
         "open_runs": info.open_runs.iter().map(|run| run.as_str()).collect::<Vec<_>>(),
+        "frozen": info.frozen.as_ref().map(|frozen| json!({
+            "by": frozen.command,
+            "time": everwire_proto::json::time_to_json(frozen.time),
+        })),
     })
 }
 
@@ -167,4 +183,15 @@ async fn delete(args: &Named) -> Result<(), Failure> {
         return line(&json!({"session": session.as_str(), "deleted": true}).to_string());
     }
     line(&format!("{session} deleted"))
+}
+
+async fn unfreeze(args: &Named) -> Result<(), Failure> {
+    let session = session_name(&args.name)?;
+    let frozen = args.connection.client()?.unfreeze_session(&session).await?;
+    if args.json {
+        let value = json!({"session": session.as_str(), "unfrozen": frozen});
+        return line(&value.to_string());
+    }
+    let how = if frozen { "unfrozen" } else { "was not frozen" };
+    line(&format!("{session} {how}"))
 }

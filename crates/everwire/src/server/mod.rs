@@ -39,6 +39,10 @@ where
     }
     start_log(log.format, &log.level).map_err(Failure::usage)?;
     die_on_panic();
+    #[cfg(feature = "test-poison")]
+    if std::env::var_os("EVERWIRE_TEST_POISON").is_some() {
+        everwire_node::poison::arm();
+    }
     Ok(Some(config))
 }
 

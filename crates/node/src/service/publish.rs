@@ -269,6 +269,7 @@ pub(super) fn payload(command: &Command) -> usize {
         Op::Post { draft, .. } => draft.payload_bytes(),
         Op::CreateSession
         | Op::DeleteSession
+        | Op::Unfreeze
         | Op::StartRun { .. }
         | Op::ClaimRun { .. }
         | Op::Cancel { .. } => 0,

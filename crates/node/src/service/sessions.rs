@@ -102,6 +102,10 @@ impl Sessions {
             last_ms: info.last_time.0,
             attachments: info.attachments,
             open_runs: info.open_runs.iter().map(ToString::to_string).collect(),
+            frozen_ms: info.frozen.as_ref().map_or(0, |frozen| frozen.time.0),
+            frozen_by: info
+                .frozen
+                .map_or_else(String::new, |frozen| frozen.command),
         })
     }
 
@@ -167,6 +171,21 @@ impl Sessions {
             other => Err(Context::unexpected(&other)),
         }
     }
+
+    async fn unfreeze(
+        &self,
+        caller: &Caller,
+        asked: v1::UnfreezeRequest,
+    ) -> Result<v1::UnfreezeResponse, Refusal> {
+        let session = session(&asked.session)?;
+        let now = self.context.clock.now();
+        let namespace = caller.writer(Capability::Operate, &session, now)?;
+        let command = caller.command(namespace, session, Op::Unfreeze);
+        match self.context.propose(command).await? {
+            Outcome::SessionUnfrozen { frozen, .. } => Ok(v1::UnfreezeResponse { frozen }),
+            other => Err(Context::unexpected(&other)),
+        }
+    }
 }
 
 fn wire(listed: &Listed) -> v1::ListedSession {
@@ -206,6 +225,13 @@ impl v1::sessions_server::Sessions for Sessions {
         request: Request<v1::DeleteRequest>,
     ) -> Result<Response<v1::DeleteResponse>, Status> {
         answer!(self.delete(request))
+    }
+
+    async fn unfreeze(
+        &self,
+        request: Request<v1::UnfreezeRequest>,
+    ) -> Result<Response<v1::UnfreezeResponse>, Status> {
+        answer!(self.unfreeze(request))
     }
 }
 

@@ -344,7 +344,7 @@ pub struct HandOverResponse {
 /// What a command was answered; the same on every replica.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Outcome {
-    #[prost(oneof = "outcome::Outcome", tags = "1, 2, 3, 4, 5, 6, 7")]
+    #[prost(oneof = "outcome::Outcome", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
     pub outcome: ::core::option::Option<outcome::Outcome>,
 }
 /// Nested message and enum types in `Outcome`.
@@ -365,6 +365,8 @@ pub mod outcome {
         Cancelled(super::Cancelled),
         #[prost(message, tag = "7")]
         Refused(super::super::super::v1::Error),
+        #[prost(message, tag = "8")]
+        SessionUnfrozen(super::SessionUnfrozen),
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -375,6 +377,14 @@ pub struct SessionReady {
     pub tail: u64,
     #[prost(bool, tag = "3")]
     pub created: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SessionUnfrozen {
+    #[prost(string, tag = "1")]
+    pub session_epoch: ::prost::alloc::string::String,
+    /// Whether it had been frozen.
+    #[prost(bool, tag = "2")]
+    pub frozen: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Granted {

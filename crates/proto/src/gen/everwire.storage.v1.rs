@@ -124,7 +124,7 @@ pub struct Command {
     /// The history that the caller means; empty for whichever there is.
     #[prost(string, tag = "5")]
     pub session_epoch: ::prost::alloc::string::String,
-    #[prost(oneof = "command::Op", tags = "8, 9, 10, 11, 12, 13, 14")]
+    #[prost(oneof = "command::Op", tags = "8, 9, 10, 11, 12, 13, 14, 15")]
     pub op: ::core::option::Option<command::Op>,
 }
 /// Nested message and enum types in `Command`.
@@ -145,12 +145,16 @@ pub mod command {
         Post(super::Post),
         #[prost(message, tag = "14")]
         Cancel(super::Cancel),
+        #[prost(message, tag = "15")]
+        Unfreeze(super::Unfreeze),
     }
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CreateSession {}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct DeleteSession {}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Unfreeze {}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct StartRun {
     #[prost(string, tag = "1")]
@@ -237,7 +241,7 @@ pub struct NameRow {
     #[prost(uint64, tag = "1")]
     pub session_no: u64,
 }
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct HeadRow {
     #[prost(uint64, tag = "1")]
     pub created_ms: u64,
@@ -255,6 +259,17 @@ pub struct HeadRow {
     pub day: u32,
     #[prost(uint32, tag = "8")]
     pub people_today: u32,
+    /// Absent while the session takes commands.
+    #[prost(message, optional, tag = "9")]
+    pub frozen: ::core::option::Option<Frozen>,
+}
+/// Since when a session takes none, and by which command.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Frozen {
+    #[prost(uint64, tag = "1")]
+    pub time_ms: u64,
+    #[prost(string, tag = "2")]
+    pub command: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RunRow {

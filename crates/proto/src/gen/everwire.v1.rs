@@ -1620,6 +1620,11 @@ pub struct ShowResponse {
     pub attachments: u32,
     #[prost(string, repeated, tag = "11")]
     pub open_runs: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// What the command asked for that the session was frozen by; empty while it takes commands.
+    #[prost(string, tag = "12")]
+    pub frozen_by: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "13")]
+    pub frozen_ms: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListRequest {
@@ -1660,6 +1665,17 @@ pub struct DeleteRequest {
 pub struct DeleteResponse {
     #[prost(bool, tag = "1")]
     pub existed: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UnfreezeRequest {
+    #[prost(string, tag = "1")]
+    pub session: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UnfreezeResponse {
+    /// Whether it had been frozen.
+    #[prost(bool, tag = "1")]
+    pub frozen: bool,
 }
 /// Generated client implementations.
 pub mod sessions_client {
@@ -1827,6 +1843,31 @@ pub mod sessions_client {
                 .insert(GrpcMethod::new("everwire.v1.Sessions", "Delete"));
             self.inner.unary(req, path, codec).await
         }
+        /// Lets a frozen session take commands again. For operators. Idempotent.
+        pub async fn unfreeze(
+            &mut self,
+            request: impl tonic::IntoRequest<super::UnfreezeRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::UnfreezeResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/everwire.v1.Sessions/Unfreeze",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("everwire.v1.Sessions", "Unfreeze"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -1861,6 +1902,14 @@ pub mod sessions_server {
             &self,
             request: tonic::Request<super::DeleteRequest>,
         ) -> std::result::Result<tonic::Response<super::DeleteResponse>, tonic::Status>;
+        /// Lets a frozen session take commands again. For operators. Idempotent.
+        async fn unfreeze(
+            &self,
+            request: tonic::Request<super::UnfreezeRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::UnfreezeResponse>,
+            tonic::Status,
+        >;
     }
     /// Sessions as such.
     #[derive(Debug)]
@@ -2096,6 +2145,49 @@ pub mod sessions_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = DeleteSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/everwire.v1.Sessions/Unfreeze" => {
+                    #[allow(non_camel_case_types)]
+                    struct UnfreezeSvc<T: Sessions>(pub Arc<T>);
+                    impl<T: Sessions> tonic::server::UnaryService<super::UnfreezeRequest>
+                    for UnfreezeSvc<T> {
+                        type Response = super::UnfreezeResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::UnfreezeRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Sessions>::unfreeze(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = UnfreezeSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

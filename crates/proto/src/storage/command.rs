@@ -84,6 +84,7 @@ fn op_to(op: &Op) -> DiskOp {
     match op {
         Op::CreateSession => DiskOp::CreateSession(disk::CreateSession {}),
         Op::DeleteSession => DiskOp::DeleteSession(disk::DeleteSession {}),
+        Op::Unfreeze => DiskOp::Unfreeze(disk::Unfreeze {}),
         Op::StartRun { run, input, key } => DiskOp::StartRun(disk::StartRun {
             run: run.to_string(),
             input: text(input.as_ref()),
@@ -129,6 +130,7 @@ fn op_from(op: DiskOp) -> Result<Op, StorageError> {
     Ok(match op {
         DiskOp::CreateSession(disk::CreateSession {}) => Op::CreateSession,
         DiskOp::DeleteSession(disk::DeleteSession {}) => Op::DeleteSession,
+        DiskOp::Unfreeze(disk::Unfreeze {}) => Op::Unfreeze,
         DiskOp::StartRun(op) => Op::StartRun {
             run: field::name("run", &op.run)?,
             input: field::optional_name("input", &op.input)?,

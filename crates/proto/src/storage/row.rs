@@ -4,8 +4,8 @@ use everwire_core::clock::Timestamp;
 use everwire_core::ids::{MessageId, PartId, SessionNo};
 use everwire_core::position::{Offset, RunEpoch, Seq};
 use everwire_core::row::{
-    BatchRow, EpochRow, HeadRow, InputRow, KeyRow, MessageRow, NameRow, PartRow, Row, RunRow,
-    RunState,
+    BatchRow, EpochRow, Frozen, HeadRow, InputRow, KeyRow, MessageRow, NameRow, PartRow, Row,
+    RunRow, RunState,
 };
 
 use super::command::{hash_from, hash_to};
@@ -108,6 +108,10 @@ fn head_to(row: &HeadRow) -> disk::HeadRow {
         live_runs: row.live_runs,
         day: row.day,
         people_today: row.people_today,
+        frozen: row.frozen.as_ref().map(|frozen| disk::Frozen {
+            time_ms: frozen.time.0,
+            command: frozen.command.clone(),
+        }),
     }
 }
 
@@ -121,6 +125,10 @@ fn head_from(row: &disk::HeadRow) -> Result<HeadRow, StorageError> {
         live_runs: row.live_runs,
         day: row.day,
         people_today: row.people_today,
+        frozen: row.frozen.as_ref().map(|frozen| Frozen {
+            time: Timestamp(frozen.time_ms),
+            command: frozen.command.clone(),
+        }),
     })
 }
 

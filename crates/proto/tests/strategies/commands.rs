@@ -7,7 +7,8 @@ use everwire_core::command::{
 use everwire_core::ids::{Namespace, SessionNo};
 use everwire_core::position::{RunEpoch, Seq};
 use everwire_core::row::{
-    BatchRow, EpochRow, HeadRow, InputRow, KeyRow, MessageRow, NameRow, PartRow, Row, RunRow,
+    BatchRow, EpochRow, Frozen, HeadRow, InputRow, KeyRow, MessageRow, NameRow, PartRow, Row,
+    RunRow,
 };
 use proptest::collection::vec;
 use proptest::option;
@@ -27,6 +28,7 @@ fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         Just(Op::CreateSession),
         Just(Op::DeleteSession),
+        Just(Op::Unfreeze),
         (name(), option::of(name()), option::of(name()))
             .prop_map(|(run, input, key)| Op::StartRun { run, input, key }),
         (name(), option::of(name())).prop_map(|(run, key)| Op::ClaimRun { run, key }),
@@ -132,6 +134,10 @@ pub(crate) fn outcome() -> impl Strategy<Value = Outcome> {
             }
         }),
         any::<bool>().prop_map(|existed| Outcome::SessionDeleted { existed }),
+        (epoch(), any::<bool>()).prop_map(|(session_epoch, frozen)| Outcome::SessionUnfrozen {
+            session_epoch,
+            frozen,
+        }),
         (epoch(), run_epoch(), offset(), any::<bool>()).prop_map(
             |(session_epoch, run_epoch, offset, duplicate)| Outcome::RunGranted {
                 session_epoch,
@@ -161,7 +167,12 @@ pub(crate) fn outcome() -> impl Strategy<Value = Outcome> {
 
 fn head() -> impl Strategy<Value = HeadRow> {
     let numbers = any::<(u64, u64, u64, u32, u32, u32)>();
-    (offset(), offset(), numbers).prop_map(|(tail, trimmed, numbers)| HeadRow {
+    let frozen = (any::<u64>(), "[a-z]{1,8}").prop_map(|(time, command)| Frozen {
+        time: Timestamp(time),
+        command,
+    });
+    let head = (offset(), offset(), numbers, option::of(frozen));
+    head.prop_map(|(tail, trimmed, numbers, frozen)| HeadRow {
         created: Timestamp(numbers.0),
         last_time: Timestamp(numbers.1),
         tail,
@@ -170,6 +181,7 @@ fn head() -> impl Strategy<Value = HeadRow> {
         live_runs: numbers.3,
         day: numbers.4,
         people_today: numbers.5,
+        frozen,
     })
 }
 

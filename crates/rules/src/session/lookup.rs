@@ -11,9 +11,10 @@ use everwire_core::{
 
 use super::overlay::Step;
 use super::txn::ViewError;
-use super::{Stop, seal};
+use super::{Stop, freeze, seal};
 
 /// A command without what it asks for.
+#[derive(Clone)]
 pub(super) struct Caller {
     namespace: Namespace,
     session: SessionName,
@@ -42,6 +43,10 @@ impl Caller {
     }
 }
 
+pub(super) fn unknown_session() -> Refusal {
+    Refusal::new(Code::UnknownSession, "there is no session of this name")
+}
+
 /// What was meant for a session that was deleted must not land in its successor.
 fn another_history(now: SessionEpoch, head: &HeadRow) -> Refusal {
     let details = Details {
@@ -68,9 +73,7 @@ impl<'s, 't> Session<'s, 't> {
     pub(super) fn existing(step: &'s mut Step<'t>, caller: Caller) -> Result<Self, Stop> {
         match Self::find(step, &caller)? {
             Some((key, head)) => Ok(Self::at(step, key, head, caller)),
-            None => {
-                Err(Refusal::new(Code::UnknownSession, "there is no session of this name").into())
-            },
+            None => Err(unknown_session().into()),
         }
     }
 
@@ -105,13 +108,36 @@ impl<'s, 't> Session<'s, 't> {
             live_runs: 0,
             day: 0,
             people_today: 0,
+            frozen: None,
         };
         let key = SessionKey { slot, session_no };
         step.put(RowKey::Head(key), Row::Head(head.clone()));
         Ok((Self::at(step, key, head, caller), true))
     }
 
+    /// The session, frozen or not, if there is one.
+    pub(super) fn even_frozen(
+        step: &'s mut Step<'t>,
+        caller: Caller,
+    ) -> Result<Option<Self>, Stop> {
+        let found = Self::look_up(step, &caller)?;
+        Ok(found.map(|(key, head)| Self::at(step, key, head, caller)))
+    }
+
     fn find(step: &mut Step<'_>, caller: &Caller) -> Result<Option<(SessionKey, HeadRow)>, Stop> {
+        let found = Self::look_up(step, caller)?;
+        if let Some((_, head)) = &found
+            && head.frozen.is_some()
+        {
+            return Err(freeze::refusal().into());
+        }
+        Ok(found)
+    }
+
+    fn look_up(
+        step: &mut Step<'_>,
+        caller: &Caller,
+    ) -> Result<Option<(SessionKey, HeadRow)>, Stop> {
         let Some(name) = step.name(&caller.name_key())? else {
             return Ok(None);
         };

@@ -8,9 +8,13 @@ mod cancel;
 mod create;
 mod dedupe;
 mod draft;
+mod freeze;
+mod guard;
 mod keys;
 mod lookup;
 mod overlay;
+#[cfg(feature = "test-poison")]
+pub mod poison;
 mod post;
 mod publish;
 pub mod resolve;
@@ -18,8 +22,11 @@ mod run;
 mod seal;
 pub mod txn;
 
-use everwire_core::{Command, Op, Outcome, Refusal};
+pub use guard::catches_panics;
 
+use everwire_core::{Op, Outcome, Refusal};
+
+use lookup::Caller;
 use overlay::Step;
 use txn::ViewError;
 
@@ -43,12 +50,22 @@ impl From<ViewError> for Stop {
 }
 
 /// Decides one command. What `step` holds afterwards is kept if the answer is `Ok`, and
-/// dropped if it is not.
-fn decide(step: &mut Step<'_>, command: Command) -> Result<Outcome, Stop> {
-    let (caller, op) = lookup::Caller::of(command);
+/// dropped if it is not, or if it panics.
+fn decide(step: &mut Step<'_>, caller: Caller, op: Op) -> Result<Outcome, Stop> {
+    #[cfg(feature = "test-poison")]
+    let poison = poison::is_poison(&op);
+    let outcome = decide_op(step, caller, op);
+    // Behind a good decision, so that there are changes to be dropped.
+    #[cfg(feature = "test-poison")]
+    assert!(!poison || outcome.is_err(), "poison, as a test asked for");
+    outcome
+}
+
+fn decide_op(step: &mut Step<'_>, caller: Caller, op: Op) -> Result<Outcome, Stop> {
     match op {
         Op::CreateSession => create::create(step, caller),
         Op::DeleteSession => create::delete(step, &caller),
+        Op::Unfreeze => freeze::unfreeze(step, caller),
         Op::StartRun { run, input, key } => run::start(step, caller, run, input, key),
         Op::ClaimRun { run, key } => run::claim(step, caller, &run, key),
         Op::Publish {

@@ -12,6 +12,7 @@ use everwire_core::row::{
 };
 use everwire_core::{Event, Key, ParticipantId, Timestamp};
 
+use super::guard;
 use super::txn::{View, ViewError};
 
 /// A row that the transaction has touched.
@@ -170,7 +171,7 @@ impl<'t> Step<'t> {
             return Ok(row.as_ref());
         }
         if !self.overlay.rows.contains_key(key) {
-            let row = self.view.get(key)?;
+            let row = guard::read(|| self.view.get(key))?;
             let changed = false;
             let loaded = Loaded { row, changed };
             self.overlay.rows.insert(key.clone(), loaded);
@@ -276,7 +277,8 @@ impl<'t> Step<'t> {
         }
         // The view still holds what earlier commands removed, so ask for that many more.
         let range = RowRange::KeyAges(session);
-        for key in self.view.scan(range, limit.saturating_add(removed))? {
+        let scan = || self.view.scan(range, limit.saturating_add(removed));
+        for key in guard::read(scan)? {
             if !self.overlay.rows.get(&key).is_some_and(|of| of.changed) {
                 found.push(key);
             }

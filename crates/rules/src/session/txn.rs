@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use everwire_core::command::{Batch, Control};
 use everwire_core::row::{Row, RowKey, RowRange, SessionKey};
-use everwire_core::{Event, Outcome, Timestamp};
+use everwire_core::{Code, Command, Event, Outcome, Refusal, Timestamp};
 
+use super::lookup::Caller;
 use super::overlay::{BatchTrace, Overlay, Step};
-use super::{self as session, Stop};
+use super::{self as session, Stop, freeze, guard};
 
 /// The newest rules that this build knows.
 pub const RULES_VERSION: u32 = 1;
@@ -97,6 +98,7 @@ pub struct Txn<'v> {
     state: ShardState,
     supported: u32,
     overlay: Overlay,
+    frozen: Vec<SessionKey>,
 }
 
 impl<'v> Txn<'v> {
@@ -113,6 +115,7 @@ impl<'v> Txn<'v> {
             state,
             supported,
             overlay: Overlay::default(),
+            frozen: Vec::new(),
         }
     }
 
@@ -132,21 +135,48 @@ impl<'v> Txn<'v> {
         for control in batch.control {
             self.control(control)?;
         }
-        let mut outcomes = Vec::with_capacity(batch.commands.len());
-        for command in batch.commands {
-            let (time, timeline) = (self.state.time, batch.timeline);
-            let mut step = Step::new(self.view, &mut self.overlay, time, timeline);
-            let outcome = match session::decide(&mut step, command) {
-                Ok(outcome) => {
-                    step.commit();
-                    outcome
-                },
-                Err(Stop::Refused(refusal)) => Outcome::Refused(refusal),
-                Err(Stop::View(error)) => return Err(error.into()),
-            };
-            outcomes.push(outcome);
+        let commands = batch.commands.into_iter();
+        let outcomes = commands.map(|command| self.command(batch.timeline, command));
+        outcomes.collect()
+    }
+
+    /// One command is kept or dropped as a whole. One whose decision panics is dropped, and its
+    /// session is frozen.
+    fn command(&mut self, timeline: u32, command: Command) -> Result<Outcome, ApplyError> {
+        let (caller, op) = Caller::of(command);
+        let (meant, word) = (caller.clone(), op.word());
+        let time = self.state.time;
+        let mut step = Step::new(self.view, &mut self.overlay, time, timeline);
+        let decided = guard::decision(|| session::decide(&mut step, caller, op));
+        match decided {
+            Some(Ok(outcome)) => {
+                step.commit();
+                Ok(outcome)
+            },
+            Some(Err(Stop::Refused(refusal))) => Ok(Outcome::Refused(refusal)),
+            Some(Err(Stop::View(error))) => Err(error.into()),
+            None => {
+                step.discard();
+                self.freeze(timeline, meant, word)
+            },
         }
-        Ok(outcomes)
+    }
+
+    fn freeze(&mut self, timeline: u32, caller: Caller, word: &str) -> Result<Outcome, ApplyError> {
+        let mut step = Step::new(self.view, &mut self.overlay, self.state.time, timeline);
+        match freeze::freeze(&mut step, caller, word) {
+            Ok(Some(session)) => {
+                step.commit();
+                self.frozen.push(session);
+                Ok(Outcome::Refused(freeze::refusal()))
+            },
+            Ok(None) => {
+                let message = "a command met a mistake of ours; it left nothing";
+                Ok(Outcome::Refused(Refusal::new(Code::Internal, message)))
+            },
+            Err(Stop::Refused(refusal)) => Ok(Outcome::Refused(refusal)),
+            Err(Stop::View(error)) => Err(error.into()),
+        }
     }
 
     /// What the last batch alone changed: the same however batches are cut into transactions.
@@ -187,6 +217,7 @@ impl<'v> Txn<'v> {
             rows: changed.map(|(key, loaded)| (key, loaded.row)).collect(),
             events: self.overlay.events,
             erased: self.overlay.erased,
+            frozen: self.frozen,
             state: self.state,
         }
     }
@@ -203,6 +234,8 @@ pub struct Changes {
     /// Sessions that were deleted: all their rows and events may go, now or later. Their
     /// numbers never come back.
     pub erased: Vec<SessionKey>,
+    /// Sessions that were frozen: somebody should look.
+    pub frozen: Vec<SessionKey>,
     /// The shard's state after the last batch.
     pub state: ShardState,
 }

@@ -5,6 +5,8 @@
 //! log and reads every answer out of it. `random` makes sequences of commands, `properties`
 //! compares, `refusals` shows each code once, `rows` what is written.
 
+#[cfg(feature = "test-poison")]
+mod frozen;
 mod model;
 mod properties;
 mod random;

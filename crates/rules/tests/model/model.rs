@@ -81,6 +81,20 @@ impl Model {
         all.find(|session| session.name == name && !session.deleted)
     }
 
+    fn make(&mut self, name: &str) {
+        let before = self.sessions.iter().filter(|session| session.name == name);
+        let number = before.count() as u64 + 1;
+        self.sessions.push(Session {
+            name: name.to_owned(),
+            number,
+            deleted: false,
+            log: Vec::new(),
+            keys: Vec::new(),
+            closed: Vec::new(),
+            batches: Vec::new(),
+        });
+    }
+
     fn decide(&mut self, command: &Command) -> Answer {
         let time = self.time;
         let name = command.session.as_str();
@@ -110,17 +124,7 @@ impl Model {
             if !makes || !command.may_create || command.session_epoch.is_some() {
                 return bare(Code::UnknownSession);
             }
-            let before = self.sessions.iter().filter(|session| session.name == name);
-            let number = before.count() as u64 + 1;
-            self.sessions.push(Session {
-                name: name.to_owned(),
-                number,
-                deleted: false,
-                log: Vec::new(),
-                keys: Vec::new(),
-                closed: Vec::new(),
-                batches: Vec::new(),
-            });
+            self.make(name);
         }
         let session = self.living(name).expect("it was just made");
         let by = &command.actor;
@@ -131,6 +135,11 @@ impl Model {
                 created,
             }),
             Op::DeleteSession => unreachable!("answered above"),
+            // Nothing here freezes a session; `frozen` shows what is frozen.
+            Op::Unfreeze => Ok(Outcome::SessionUnfrozen {
+                session_epoch: session.epoch(),
+                frozen: false,
+            }),
             Op::StartRun { run, input, key } => {
                 session.start(time, by, run, input.as_ref(), key.as_ref())
             },

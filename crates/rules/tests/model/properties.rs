@@ -137,6 +137,7 @@ fn kind(outcome: &Outcome) -> String {
         Outcome::SessionReady { created: false, .. } => "ready",
         Outcome::SessionDeleted { existed: true } => "deleted",
         Outcome::SessionDeleted { existed: false } => "absent",
+        Outcome::SessionUnfrozen { .. } => "unfrozen",
         Outcome::RunGranted { .. } => "granted",
         Outcome::Published(published) => match (published.duplicate, published.appended) {
             (None, _) => "committed",

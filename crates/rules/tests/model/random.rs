@@ -21,6 +21,7 @@ const SESSIONS: [&str; 5] = ["s", "s", "s", "s", "t"];
 pub(crate) enum Intent {
     Create(u8),
     Delete,
+    Unfreeze,
     Start {
         by: u8,
         run: u8,
@@ -131,6 +132,7 @@ fn intent() -> impl Strategy<Value = Intent> {
     prop_oneof![
         2 => by().prop_map(Intent::Create),
         1 => Just(Intent::Delete),
+        1 => Just(Intent::Unfreeze),
         8 => (by(), by(), maybe_key()).prop_map(|(by, run, key)| Intent::Start { by, run, key }),
         4 => (prop::option::weighted(0.2, by()), by(), maybe_key())
             .prop_map(|(by, run, key)| Intent::Claim { by, run, key }),
@@ -194,6 +196,7 @@ impl Play {
                 create
             },
             Intent::Delete => command("ann", Op::DeleteSession),
+            Intent::Unfreeze => command("ann", Op::Unfreeze),
             Intent::Start { by, run, key } => start(person(*by), any_run(*run), key_of(*key)),
             Intent::Claim { by, run, key } => {
                 let run = self.likely_run(session, *run);

@@ -133,7 +133,7 @@ proptest! {
 fn repeatable(command: &Command) -> bool {
     match &command.op {
         Op::CreateSession | Op::Publish { .. } => true,
-        Op::DeleteSession | Op::Cancel { .. } => false,
+        Op::DeleteSession | Op::Unfreeze | Op::Cancel { .. } => false,
         Op::StartRun { key, .. } => key.is_none(),
         Op::ClaimRun { .. } => false,
         // Input ids are remembered for ever, keys for 24 h.

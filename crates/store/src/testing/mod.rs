@@ -289,6 +289,7 @@ pub fn head(tail: u64) -> Row {
         live_runs: 0,
         day: 19_000,
         people_today: 1,
+        frozen: None,
     })
 }
 

@@ -61,6 +61,7 @@ async fn calls_on_sessions(house: &House, token: &str, session: String) -> Answe
         key: "k".to_owned(),
     };
     let delete = v1::DeleteRequest { session: name() };
+    let unfreeze = v1::UnfreezeRequest { session: name() };
     let list = v1::ListRequest::default();
     vec![
         (
@@ -86,6 +87,10 @@ async fn calls_on_sessions(house: &House, token: &str, session: String) -> Answe
         (
             "Publish.Post",
             said(publish.post(grpc::with(token, post)).await),
+        ),
+        (
+            "Sessions.Unfreeze",
+            said(sessions.unfreeze(grpc::with(token, unfreeze)).await),
         ),
         (
             "Sessions.Delete",

@@ -157,6 +157,7 @@ async fn examples_run_as_they_stand() {
         "session create",
         "session list",
         "session show",
+        "session unfreeze",
         "publish",
     ];
     let rest = [
@@ -207,7 +208,6 @@ async fn what_is_not_there_yet_is_a_usage_error() {
         "cluster transfer --shard 1",
         "node replace",
         "node recover --accept-loss",
-        "session unfreeze s",
         "bench",
         "node --seeds a,b",
         "node --peer 127.0.0.1:1",
