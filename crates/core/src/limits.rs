@@ -143,6 +143,16 @@ pub const STALE_AFTER: Duration = Duration::from_secs(2);
 pub const FLUSH_BYTES: u64 = 64 << 20;
 /// The event DB is flushed when the oldest un-flushed apply is this old.
 pub const FLUSH_EVERY: Duration = Duration::from_secs(30);
+/// Memory of a node's two databases together, caches and write buffers, bytes.
+pub const STORE_MEMORY_BYTES: usize = 384 << 20;
+/// From so full a disk on, percent, agents' output is refused.
+pub const SPACE_AGENTS_PERCENT: u64 = 90;
+/// From so full a disk on, percent, people's input is refused too; deletes and trims never are.
+pub const SPACE_PEOPLE_PERCENT: u64 = 95;
+/// How often a node looks how full its disk is.
+pub const SPACE_LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Largest ballast file, bytes; on a small disk it is a hundredth of it.
+pub const BALLAST_BYTES_MAX: u64 = 64 << 20;
 /// Log that is kept for a follower that lags or is dead, bytes.
 pub const LOG_KEPT_BYTES_MAX: u64 = 4 << 30;
 

@@ -45,6 +45,15 @@ pub(crate) trait Scratch: Send {
     fn len(&self) -> u64;
 }
 
+/// Where a range was deleted whose place can be had back by a compaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Freed {
+    /// In the log DB.
+    Log,
+    /// In the event DB's sharded families.
+    Events,
+}
+
 /// The disk of one node.
 pub(crate) trait Disk: Home + Reads + Send + Sync + 'static {
     /// A batch of the log DB.
@@ -66,6 +75,8 @@ pub(crate) trait Disk: Home + Reads + Send + Sync + 'static {
         range: &KeyRange,
         visit: Visit<'_>,
     ) -> Result<(), StoreError>;
+    /// About how many bytes the values of a range of the log DB have.
+    fn log_size(&self, family: LogFamily, range: &KeyRange) -> u64;
     /// The last key of a range of the log DB.
     fn log_last(&self, family: LogFamily, range: &KeyRange) -> Result<Option<Pair>, StoreError>;
 
@@ -78,6 +89,15 @@ pub(crate) trait Disk: Home + Reads + Send + Sync + 'static {
     /// An empty scratch of this name, which no living one has. Its errors are nobody's but its
     /// owner's: the databases are as they were.
     fn scratch(&self, name: &str) -> Result<Box<dyn Scratch>, StoreError>;
+    /// Bytes of its file system: what could be used in all, and what is left beside what the
+    /// disk needs for its own work.
+    fn space(&self) -> Result<(u64, u64), StoreError>;
+    /// Bytes of the ballast.
+    fn ballast(&self) -> u64;
+    /// Makes a ballast of so many bytes; 0 removes it.
+    fn set_ballast(&self, bytes: u64) -> Result<(), StoreError>;
+    /// Compacts what was deleted away. Waits.
+    fn reclaim(&self, freed: Freed, range: &KeyRange) -> Result<(), StoreError>;
     /// The store is closed in good order: makes durable what can be.
     fn close(&self);
     /// Calls `read` with the event DB as it stands now, unmoved by later writes.

@@ -30,6 +30,12 @@ pub enum StoreError {
         /// What was found.
         why: String,
     },
+    /// The disk is too full for something that can wait; nothing was written.
+    #[error("the disk is {used_percent} % full")]
+    Full {
+        /// How full it is.
+        used_percent: u64,
+    },
     /// Written by a newer release. Nothing was changed.
     #[error("the data directory has format {found}, this release knows up to {known}")]
     Newer {

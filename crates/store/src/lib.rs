@@ -31,7 +31,7 @@ pub use engine::regressed;
 pub use error::StoreError;
 pub use types::{
     Applied, ApplyWrite, Done, Identity, LogPosition, LogRecord, LogState, OnFatal, OpenOptions,
-    PeerRecord, VoteRecord,
+    PeerRecord, Space, SpaceLevel, VoteRecord,
 };
 
 /// The disk of one node, shared by all its groups. `group` is a shard's number, or
@@ -106,6 +106,14 @@ pub trait Store: Send + Sync + 'static {
     /// The last durable vote.
     fn vote(&self, group: u32) -> Result<Option<VoteRecord>, StoreError>;
 
+    /// How full the file system was at the last look, at most a second ago or after a few
+    /// megabytes: admission stops by it, for a log write that meets a full disk ends the process.
+    fn space(&self) -> Space;
+
+    /// Gives the ballast up now. It is given up by itself when the disk is nearly full, and made
+    /// again when there is plenty of room.
+    fn release_ballast(&self) -> Result<(), StoreError>;
+
     /// What this node has synced and voted: what its peers hold it to.
     fn own_record(&self) -> PeerRecord;
 
@@ -123,6 +131,13 @@ pub trait Store: Send + Sync + 'static {
 
     /// The ends of the log, with what is queued.
     fn log_state(&self, group: u32) -> Result<LogState, StoreError>;
+
+    /// About how many bytes a group's log has, what is queued included; off by a few megabytes.
+    fn log_bytes(&self, group: u32) -> u64;
+
+    /// The last index that must be purged so that about `keep` bytes of the group's log stay, at
+    /// most; `None`: nothing must.
+    fn log_beyond(&self, group: u32, keep: u64) -> Option<u64>;
 
     /// Reads a contiguous run of entries: it starts with the range (or, in a log that was never
     /// purged, with the log) and ends with the range, the log, or before the entry that would pass

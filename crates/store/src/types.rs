@@ -9,7 +9,7 @@ use bytes::Bytes;
 use everwire_core::clock::Timestamp;
 use everwire_core::event::Event;
 use everwire_core::ids::NodeId;
-use everwire_core::limits::{FLUSH_BYTES, FLUSH_EVERY, SHARDS_DEFAULT};
+use everwire_core::limits::{FLUSH_BYTES, FLUSH_EVERY, SHARDS_DEFAULT, STORE_MEMORY_BYTES};
 use everwire_core::row::{Row, RowKey, SessionKey};
 
 use crate::error::StoreError;
@@ -103,6 +103,32 @@ pub struct ApplyWrite {
     pub applied: Applied,
 }
 
+/// How full the file system of the data directory is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Space {
+    /// Bytes that could be used in all.
+    pub total: u64,
+    /// Bytes that are left, less what waits in memory to be flushed and what the databases need
+    /// for their own work.
+    pub available: u64,
+    /// What is used, percent, rounded down.
+    pub used_percent: u64,
+    /// Who may still write.
+    pub level: SpaceLevel,
+}
+
+/// Who may still write (RULES 35); deletes and trims always.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum SpaceLevel {
+    /// Everybody.
+    #[default]
+    Plenty,
+    /// Not the agents' lane.
+    AgentsRefused,
+    /// Not the people's lane either.
+    PeopleRefused,
+}
+
 /// Whose directory this is. Written once, before anything else is acked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
@@ -146,10 +172,8 @@ pub struct OpenOptions {
     pub flush_on_close: bool,
     /// Log kept in memory per group, bytes. What is not yet synced stays in memory beyond it.
     pub tail_bytes: usize,
-    /// Block cache of both databases together, bytes. The real store only.
-    pub cache_bytes: usize,
-    /// Memtables of both databases together, bytes. The real store only.
-    pub write_buffer_bytes: usize,
+    /// Block cache and memtables of both databases together, bytes. The real store only.
+    pub memory_bytes: usize,
 }
 
 impl OpenOptions {
@@ -164,8 +188,7 @@ impl OpenOptions {
             flush_every: FLUSH_EVERY,
             flush_on_close: true,
             tail_bytes: 2 << 20,
-            cache_bytes: 128 << 20,
-            write_buffer_bytes: 256 << 20,
+            memory_bytes: STORE_MEMORY_BYTES,
         }
     }
 

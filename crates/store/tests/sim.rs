@@ -14,7 +14,7 @@ use everwire_store::testing::{
     SimBed, answer, append, at, counting, done, record, session, suite, whole_log, write_of,
     write_session,
 };
-use everwire_store::{LogPosition, OpenOptions, Store, StoreError, VoteRecord};
+use everwire_store::{LogPosition, OpenOptions, SpaceLevel, Store, StoreError, VoteRecord};
 use proptest::prelude::*;
 
 #[test]
@@ -83,6 +83,45 @@ fn a_failed_flush_is_fatal_and_covers_nothing() {
     assert!(store.flush().is_err());
     assert_eq!(fatal.load(Ordering::SeqCst), 1);
     assert_eq!(store.durable_applied(1), None);
+}
+
+#[test]
+fn the_room_on_the_disk_decides_who_may_write() {
+    for threaded in [false, true] {
+        let disk = SimDisk::new();
+        let open = if threaded {
+            SimStore::open_threaded
+        } else {
+            SimStore::open
+        };
+        let store = open(&disk, counting().0).unwrap();
+        assert_eq!(store.space().level, SpaceLevel::Plenty, "endless");
+        assert_eq!(disk.ballast(), 0);
+        disk.set_space(10_000, 1_000);
+        assert_eq!(store.space().level, SpaceLevel::Plenty);
+        assert_eq!(disk.ballast(), 100, "made where there is room");
+        assert_eq!(store.space().used_percent, 11);
+        disk.set_space(10_000, 8_950);
+        assert_eq!(store.space().level, SpaceLevel::AgentsRefused);
+        let applied = write_of(1).applied;
+        assert!(store.spool(1, applied.clone()).is_ok());
+        disk.set_space(10_000, 9_500);
+        assert_eq!(store.space().level, SpaceLevel::PeopleRefused);
+        let mut spool = store.spool(1, applied).unwrap();
+        let answer = spool.chunk(bytes::Bytes::from_static(b"\x01"));
+        assert!(matches!(answer, Err(StoreError::Full { .. })), "{answer:?}");
+        assert_eq!(disk.ballast(), 100);
+        disk.set_space(10_000, 9_800);
+        assert_eq!(disk.ballast(), 0, "given up when nothing else helps");
+        append(&*store, 1, vec![record(3, 1, 0)]).unwrap();
+        disk.set_space(10_000, 8_600);
+        assert_eq!(disk.ballast(), 0, "not at once");
+        disk.set_space(10_000, 3_000);
+        assert_eq!(disk.ballast(), 100);
+        assert_eq!(store.space().level, SpaceLevel::Plenty);
+        store.release_ballast().unwrap();
+        assert_eq!(disk.ballast(), 0);
+    }
 }
 
 #[test]

@@ -10,7 +10,7 @@ use everwire_core::position::Offset;
 use everwire_core::row::{NameRow, Row, RowKey, RowRange, SessionKey};
 use everwire_proto::{storage, storage_v1};
 
-use crate::disk::{Batch, Disk, Reads};
+use crate::disk::{Batch, Disk, Freed, Reads};
 use crate::engine::Core;
 use crate::error::StoreError;
 use crate::layout::{self, Family, Key};
@@ -51,15 +51,20 @@ impl<D: Disk> Core<D> {
         // Last: a session that was written and deleted in one write is gone.
         for session in &write.erased {
             assert!(session.session_no.0 != 0, "number 0 is the slot's own");
+            let gone = layout::session_range(*session);
             for family in [Family::Events, Family::Rows, Family::Index] {
-                batch.delete_range(family, &layout::session_range(*session));
+                batch.delete_range(family, &gone);
             }
+            self.gauge.freed(Freed::Events, gone);
         }
         put_applied(&mut batch, group, &write.applied)?;
         let bytes = batch.bytes();
         self.disk
             .event_write(batch)
             .map_err(|error| self.fatal.fail("writing the event DB", &error))?;
+        if self.gauge.note(bytes) {
+            self.look();
+        }
         Ok(self.flusher.note(bytes))
     }
 

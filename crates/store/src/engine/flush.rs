@@ -152,12 +152,13 @@ impl<D: Disk> Core<D> {
             if self.flusher.is_installing(group) {
                 continue;
             }
+            // The bound first: who reads what is durable may purge up to there at once.
+            log::lock(&self.groups.get(group)).raise_bound(position.index);
             self.flusher
                 .durable
                 .lock()
                 .expect(LOCK)
                 .insert(group, position);
-            log::lock(&self.groups.get(group)).raise_bound(position.index);
         }
         Ok(())
     }

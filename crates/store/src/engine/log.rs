@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use bytes::Bytes;
 
 use crate::disk::Disk;
+use crate::engine::weights::Weights;
 use crate::error::StoreError;
 use crate::layout::{self, LogFamily, LogKey};
 use crate::record;
@@ -42,6 +43,8 @@ pub(crate) struct Group {
     tail_bytes: usize,
     /// Operations up to this one are synced.
     settled: u64,
+    /// How much stands where.
+    pub(crate) weights: Weights,
 }
 
 impl Default for Group {
@@ -62,6 +65,7 @@ impl Group {
             tail: VecDeque::new(),
             tail_bytes: 0,
             settled: 0,
+            weights: Weights::default(),
         }
     }
 
@@ -85,6 +89,7 @@ impl Group {
                 self.first = record.position.index;
             }
             self.last = Some(record.position);
+            self.weights.add(record.position.index, record.bytes.len());
             self.tail_bytes += record.bytes.len();
             self.tail.push_back((seq, record.clone()));
         }
@@ -110,6 +115,7 @@ impl Group {
             self.tail_bytes -= record.bytes.len();
             self.tail.pop_back();
         }
+        self.weights.truncate(from);
         self.last = before;
         self.generation += 1;
     }
@@ -120,6 +126,7 @@ impl Group {
             return false;
         }
         self.purged = Some(upto);
+        self.weights.purge(upto.index);
         while let Some((_, record)) = self.tail.front()
             && record.position.index <= upto.index
         {

@@ -21,7 +21,9 @@ mod open;
 mod peers;
 mod queue;
 mod snapshot;
+mod space;
 mod spool;
+mod weights;
 mod writer;
 
 use std::ops::Range;
@@ -41,9 +43,11 @@ use crate::engine::log::{Bound, Groups};
 use crate::engine::mark::Mark;
 use crate::engine::peers::Peers;
 use crate::engine::queue::Queue;
+use crate::engine::space::Gauge;
 use crate::error::StoreError;
 use crate::types::{
-    Applied, ApplyWrite, Done, Identity, LogPosition, LogRecord, LogState, PeerRecord, VoteRecord,
+    Applied, ApplyWrite, Done, Identity, LogPosition, LogRecord, LogState, PeerRecord, Space,
+    VoteRecord,
 };
 use crate::{SnapshotInstall, SnapshotReader, SnapshotSpool, Store};
 
@@ -61,6 +65,7 @@ pub(crate) struct Core<D: Disk> {
     mark: Mark,
     flusher: Flusher,
     peers: Peers,
+    gauge: Gauge,
     /// Counts spools, for their names.
     spools: AtomicU64,
     /// No threads: whoever queues an operation runs the writer.
@@ -155,6 +160,7 @@ impl<D: Disk> Engine<D> {
         engine.spawn("ew-log-writer", Core::run_writer)?;
         engine.spawn("ew-watermark", Core::run_mark)?;
         engine.spawn("ew-flush", Core::run_flusher)?;
+        engine.spawn("ew-space", Core::run_gauge)?;
         Ok(engine)
     }
 
@@ -179,6 +185,7 @@ impl<D: Disk> Drop for Engine<D> {
         });
         self.core.queue.close();
         self.core.flusher.close();
+        self.core.gauge.close();
         for (at, thread) in threads.into_iter().enumerate() {
             if at == 1 {
                 // The writer, which is first, has ended: its last number stands.
@@ -232,6 +239,16 @@ impl<D: Disk> Store for Engine<D> {
         Ok(self.core.mark.vote(group))
     }
 
+    fn space(&self) -> Space {
+        self.core.gauge.now()
+    }
+
+    fn release_ballast(&self) -> Result<(), StoreError> {
+        self.core.release_ballast()?;
+        self.core.look();
+        Ok(())
+    }
+
     fn own_record(&self) -> PeerRecord {
         self.core.mark.own()
     }
@@ -246,6 +263,14 @@ impl<D: Disk> Store for Engine<D> {
 
     fn log_state(&self, group: u32) -> Result<LogState, StoreError> {
         Ok(log::lock(&self.core.groups.get(group)).state())
+    }
+
+    fn log_bytes(&self, group: u32) -> u64 {
+        log::lock(&self.core.groups.get(group)).weights.total()
+    }
+
+    fn log_beyond(&self, group: u32, keep: u64) -> Option<u64> {
+        log::lock(&self.core.groups.get(group)).weights.beyond(keep)
     }
 
     fn read_log(

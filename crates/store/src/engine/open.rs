@@ -12,7 +12,7 @@
 //!    they are applied already, and there may be gigabytes of them.
 
 use std::collections::BTreeMap;
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
@@ -22,6 +22,8 @@ use crate::engine::log::{self, Group, Groups};
 use crate::engine::mark::Mark;
 use crate::engine::peers::Peers;
 use crate::engine::queue::Queue;
+use crate::engine::space::Gauge;
+use crate::engine::weights::Weights;
 use crate::engine::{Core, snapshot, writer};
 use crate::error::StoreError;
 use crate::layout::{self, LogFamily, LogKey};
@@ -70,7 +72,7 @@ pub(crate) fn open<D: Disk>(
     for (group, position) in &found.applied {
         log::lock(&groups.get(*group)).raise_bound(position.index);
     }
-    Ok(Arc::new(Core {
+    let core = Arc::new(Core {
         disk,
         identity,
         fatal: Fatal::new(Arc::clone(&options.on_fatal)),
@@ -80,9 +82,13 @@ pub(crate) fn open<D: Disk>(
         mark: Mark::new(watermark, batch),
         flusher: Flusher::new(options.flush_bytes, options.flush_every, found),
         peers,
+        gauge: Gauge::default(),
         spools: AtomicU64::new(0),
         driven,
-    }))
+    });
+    core.look();
+    core.trim_ballast();
+    Ok(core)
 }
 
 /// A group that has applied nothing although its log was purged lost its rows: an install was cut
@@ -218,12 +224,24 @@ fn recover(
     let from = applied
         .map_or(first, |applied| applied.index + 1)
         .max(first);
-    verify(disk, group, from..last.position.index + 1).map_err(distrust)?;
-    Ok(Group::new(purged, Some(last.position), first))
+    let mut log = Group::new(purged, Some(last.position), first);
+    // What is not read here is weighed by the disk.
+    let unread = layout::log_range(group, first..from);
+    let bytes = disk.log_size(LogFamily::Log, &unread);
+    log.weights
+        .add_many(first, from.min(last.position.index + 1), bytes);
+    let rest = from..last.position.index + 1;
+    verify(disk, group, rest, &mut log.weights).map_err(distrust)?;
+    Ok(log)
 }
 
 /// Reads all of `indexes`: each must be there and whole.
-fn verify(disk: &impl Disk, group: u32, indexes: std::ops::Range<u64>) -> Result<(), StoreError> {
+fn verify(
+    disk: &impl Disk,
+    group: u32,
+    indexes: Range<u64>,
+    weights: &mut Weights,
+) -> Result<(), StoreError> {
     let mut next = indexes.start;
     let range = layout::log_range(group, indexes.clone());
     if range.start >= range.end {
@@ -234,6 +252,7 @@ fn verify(disk: &impl Disk, group: u32, indexes: std::ops::Range<u64>) -> Result
         if record.position.index != next {
             return Ok(ControlFlow::Break(()));
         }
+        weights.add(next, record.bytes.len());
         next += 1;
         Ok(ControlFlow::Continue(()))
     })?;

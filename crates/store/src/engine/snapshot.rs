@@ -258,6 +258,9 @@ impl<D: Disk> SnapshotInstall for Install<D> {
             .event_write(batch)
             .map_err(|error| core.fatal.fail("writing a snapshot", &error))?;
         core.flusher.note(bytes);
+        if core.gauge.note(bytes) {
+            core.look();
+        }
         Ok(())
     }
 
@@ -270,8 +273,8 @@ impl<D: Disk> SnapshotInstall for Install<D> {
             .map_err(|error| core.fatal.fail("writing a snapshot", &error))?;
         core.flush()?;
         core.marker(self.group, false)?;
-        core.flusher.end_install(self.group, applied.position);
         log::lock(&core.groups.get(self.group)).raise_bound(applied.position.index);
+        core.flusher.end_install(self.group, applied.position);
         Ok(())
     }
 }

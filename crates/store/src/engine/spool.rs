@@ -17,7 +17,7 @@ use everwire_proto::{storage, storage_v1};
 use crate::disk::{Disk, Scratch};
 use crate::engine::{Core, apply, snapshot};
 use crate::error::StoreError;
-use crate::types::Applied;
+use crate::types::{Applied, SpaceLevel};
 use crate::{SnapshotReader, SnapshotSpool};
 
 /// Bytes in front of each piece.
@@ -35,6 +35,7 @@ pub(crate) fn open<D: Disk>(
     let number = core.spools.fetch_add(1, Ordering::Relaxed);
     let scratch = core.disk.scratch(&format!("{group}-{number}"))?;
     Ok(Box::new(Spool {
+        core: Arc::clone(core),
         group,
         slots: core.identity.slots(group),
         applied,
@@ -44,7 +45,8 @@ pub(crate) fn open<D: Disk>(
     }))
 }
 
-struct Spool {
+struct Spool<D: Disk> {
+    core: Arc<Core<D>>,
     group: u32,
     slots: Range<u16>,
     applied: Applied,
@@ -55,7 +57,7 @@ struct Spool {
     failed: Option<StoreError>,
 }
 
-impl Spool {
+impl<D: Disk> Spool<D> {
     fn check(&mut self, chunk: &[u8]) -> Result<(), StoreError> {
         let chunk = storage::decode_snapshot_chunk(chunk).map_err(StoreError::from)?;
         for row in chunk.rows {
@@ -75,6 +77,13 @@ impl Spool {
     }
 
     fn take(&mut self, chunk: &[u8]) -> Result<(), StoreError> {
+        // It must not take the room that the log needs.
+        let space = self.core.gauge.now();
+        if space.level == SpaceLevel::PeopleRefused {
+            return Err(StoreError::Full {
+                used_percent: space.used_percent,
+            });
+        }
         self.check(chunk)?;
         let length = u32::try_from(chunk.len()).map_err(|_too_long| StoreError::Damaged {
             what: format!("a piece of a snapshot of {} bytes", chunk.len()),
@@ -84,11 +93,15 @@ impl Spool {
         head.copy_from_slice(&length.to_be_bytes());
         crc.copy_from_slice(&crc32c::crc32c(chunk).to_be_bytes());
         self.scratch.append(&frame)?;
-        self.scratch.append(chunk)
+        self.scratch.append(chunk)?;
+        if self.core.gauge.note(chunk.len()) {
+            self.core.look();
+        }
+        Ok(())
     }
 }
 
-impl SnapshotSpool for Spool {
+impl<D: Disk> SnapshotSpool for Spool<D> {
     fn chunk(&mut self, chunk: Bytes) -> Result<(), StoreError> {
         if let Some(error) = &self.failed {
             return Err(error.clone());

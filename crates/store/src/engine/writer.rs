@@ -5,7 +5,7 @@
 //! number n goes into the watermark afterwards, off the ack path (`mark`). Whatever fails ends
 //! everything: this batch's answers and all later ones are errors.
 
-use crate::disk::{Batch, Disk};
+use crate::disk::{Batch, Disk, Freed};
 use crate::engine::Core;
 use crate::engine::log::{self, Bound};
 use crate::engine::queue::{Op, PIECE_BYTES, Work};
@@ -153,8 +153,12 @@ impl<D: Disk> Core<D> {
         let key = LogKey::Batch.encode();
         let value = record::seal(&key, &number.to_be_bytes());
         batch.put(LogFamily::Meta, &key, &value);
+        let bytes = batch.bytes();
         self.disk.log_write(batch)?;
         self.mark.note(number);
+        if self.gauge.note(bytes) {
+            self.look();
+        }
         Ok(())
     }
 
@@ -179,6 +183,7 @@ impl<D: Disk> Core<D> {
             Work::Purge(upto) => {
                 let gone = layout::log_range(group, 0..upto.index + 1);
                 batch.delete_range(LogFamily::Log, &gone);
+                self.gauge.freed(Freed::Log, gone);
                 let key = LogKey::Purged(group).encode();
                 batch.put(LogFamily::Meta, &key, &seal_position(&key, *upto));
             },

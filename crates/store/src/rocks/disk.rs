@@ -8,13 +8,13 @@ use rocksdb::{
     SnapshotWithThreadMode, WriteBatch, WriteOptions,
 };
 
-use crate::disk::{Batch, Disk, Pair, Reads, Scratch, Visit};
+use crate::disk::{Batch, Disk, Freed, Pair, Reads, Scratch, Visit};
 use crate::error::StoreError;
 use crate::identity::Home;
 use crate::layout::{Family, KeyRange, LogFamily};
 use crate::rocks::home::Directory;
 use crate::rocks::options::{Memory, RANGE_DELETIONS};
-use crate::types::OpenOptions;
+use crate::rocks::sizes::Sizes;
 use crate::watermark::{Side, Slots};
 
 /// Both databases and the files beside them. Fields in the order of their end: the directory's
@@ -23,6 +23,8 @@ pub(crate) struct RocksDisk {
     log: Arc<DB>,
     events: Arc<DB>,
     _memory: Memory,
+    /// See [`Sizes::reserve`].
+    reserve: u64,
     home: Directory,
 }
 
@@ -97,8 +99,8 @@ fn failed(error: &rocksdb::Error) -> StoreError {
 
 impl RocksDisk {
     /// Opens or makes both databases.
-    pub(crate) fn open(home: Directory, options: &OpenOptions) -> Result<Self, StoreError> {
-        let memory = Memory::new(options)?;
+    pub(crate) fn open(home: Directory, sizes: &Sizes) -> Result<Self, StoreError> {
+        let memory = Memory::new(sizes)?;
         let families = LogFamily::ALL.map(|family| memory.log_family(family));
         let log = DB::open_cf_descriptors(&memory.log(), home.log(), families).map_err(
             |error| match lost(&error) {
@@ -119,6 +121,7 @@ impl RocksDisk {
             log: Arc::new(log),
             events: Arc::new(events),
             _memory: memory,
+            reserve: sizes.reserve,
             home,
         })
     }
@@ -302,6 +305,13 @@ impl Disk for RocksDisk {
         scan_in(&self.log, family, range, visit)
     }
 
+    fn log_size(&self, family: LogFamily, range: &KeyRange) -> u64 {
+        let family = handle(&self.log, family);
+        let range = rocksdb::Range::new(&range.start, &range.end);
+        let sizes = self.log.get_approximate_sizes_cf(family, &[range]);
+        sizes.first().copied().unwrap_or_default()
+    }
+
     fn log_last(&self, family: LogFamily, range: &KeyRange) -> Result<Option<Pair>, StoreError> {
         if range.start >= range.end {
             return Ok(None);
@@ -336,6 +346,37 @@ impl Disk for RocksDisk {
             .map_err(|error| self.events_failed(&error))
     }
 
+    fn space(&self) -> Result<(u64, u64), StoreError> {
+        let (total, available) = self.home.space()?;
+        Ok((total, available.saturating_sub(self.reserve)))
+    }
+
+    fn ballast(&self) -> u64 {
+        self.home.ballast()
+    }
+
+    fn set_ballast(&self, bytes: u64) -> Result<(), StoreError> {
+        self.home.set_ballast(bytes)
+    }
+
+    fn reclaim(&self, freed: Freed, range: &KeyRange) -> Result<(), StoreError> {
+        let (start, end) = (Some(&range.start), Some(&range.end));
+        match freed {
+            Freed::Log => {
+                let family = handle(&self.log, LogFamily::Log);
+                self.log.flush_cf(family).map_err(|error| failed(&error))?;
+                self.log.compact_range_cf(family, start, end);
+            },
+            Freed::Events => {
+                for family in Family::sharded() {
+                    let family = handle(&self.events, family);
+                    self.events.compact_range_cf(family, start, end);
+                }
+            },
+        }
+        Ok(())
+    }
+
     fn scratch(&self, name: &str) -> Result<Box<dyn Scratch>, StoreError> {
         Ok(Box::new(self.home.incoming(name)?))
     }
@@ -350,5 +391,52 @@ impl Disk for RocksDisk {
             db,
             snapshot: db.snapshot(),
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Block cache and memtables of both databases come out of one budget.
+    #[test]
+    fn both_databases_share_their_memory() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = Directory::lock(dir.path(), true).unwrap();
+        let sizes = Sizes::of(24 << 20, 100 << 30);
+        let disk = RocksDisk::open(home, &sizes).unwrap();
+        let ask = |db: &DB, family: &ColumnFamily, what: &str| {
+            let value = db.property_int_value_cf(family, &format!("rocksdb.{what}"));
+            usize::try_from(value.unwrap().unwrap()).unwrap()
+        };
+        let log = |what| ask(&disk.log, handle(&disk.log, LogFamily::Log), what);
+        let events = |what| ask(&disk.events, handle(&disk.events, Family::Events), what);
+        assert_eq!(log("block-cache-capacity"), 24 << 20);
+        assert_eq!(events("block-cache-capacity"), 24 << 20);
+        let used = || {
+            let (one, two) = (log("block-cache-usage"), events("block-cache-usage"));
+            assert_eq!(one, two, "one cache");
+            one
+        };
+        let before = used();
+        let mut last = before;
+        for number in 0_u32..2000 {
+            let mut batch = disk.event_batch();
+            batch.put(Family::Events, &number.to_be_bytes(), &[7; 10_000]);
+            disk.event_write(batch).unwrap();
+            let mut batch = disk.log_batch();
+            batch.put(LogFamily::Log, &number.to_be_bytes(), &[7; 10_000]);
+            disk.log.write(batch.batch).unwrap();
+            last = last.max(used());
+        }
+        assert!(
+            last > before + (3 << 20),
+            "memtables are not charged: {last}"
+        );
+        assert!(last <= 26 << 20, "above the budget: {last}");
+        // A memtable is a quarter of what both may take, so a flush of one database is not
+        // started by the other's.
+        let files = log("num-files-at-level0") + log("num-immutable-mem-table");
+        assert!(files <= 12, "{files}");
     }
 }

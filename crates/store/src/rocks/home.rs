@@ -192,6 +192,44 @@ impl Directory {
     }
 }
 
+/// Room that is given up when the disk is nearly full.
+const BALLAST: &str = "BALLAST";
+
+impl Directory {
+    /// Bytes of the file system: what we could use in all, and what is left of it.
+    pub(crate) fn space(&self) -> Result<(u64, u64), StoreError> {
+        let stats = fs4::statvfs(&self.path).map_err(io_error("looking at", &self.path))?;
+        let available = stats.available_space();
+        // What is kept for root is nobody's.
+        let reserved = stats.free_space().saturating_sub(available);
+        Ok((stats.total_space().saturating_sub(reserved), available))
+    }
+
+    /// Bytes of the ballast.
+    pub(crate) fn ballast(&self) -> u64 {
+        fs::metadata(self.path.join(BALLAST)).map_or(0, |meta| meta.len())
+    }
+
+    /// Makes a ballast of so many bytes, or removes it.
+    pub(crate) fn set_ballast(&self, bytes: u64) -> Result<(), StoreError> {
+        let path = self.path.join(BALLAST);
+        if bytes > 0 {
+            let made = File::create(&path).and_then(|file| Lock::allocate(&file, bytes));
+            return made.map_err(|error| {
+                // Half a ballast is none.
+                drop(fs::remove_file(&path));
+                io_error("reserving", &path)(error)
+            });
+        }
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                Err(io_error("removing", &path)(error))
+            },
+            _ => Ok(()),
+        }
+    }
+}
+
 /// A file that goes with its owner.
 pub(crate) struct Incoming {
     path: PathBuf,

@@ -8,13 +8,8 @@ use rocksdb::{
 use crate::error::StoreError;
 
 use crate::layout::{Family, LogFamily};
-use crate::types::OpenOptions;
+use crate::rocks::sizes::Sizes;
 
-/// A memtable of the log DB, bytes. Both its families have the same, so that the small one never
-/// starts a flush.
-const LOG_MEMTABLE_BYTES: usize = 64 << 20;
-/// A memtable of the event DB's big families, bytes; an explicit flush comes first as a rule.
-const EVENT_MEMTABLE_BYTES: usize = 64 << 20;
 /// Unlimited, where RocksDB wants a small number.
 const NEVER: i32 = 1 << 30;
 /// What flushes and compactions of the event DB may write per second, bytes (RULES 37). About a
@@ -28,24 +23,29 @@ pub(crate) struct Memory {
     cache: Cache,
     buffers: WriteBufferManager,
     env: Env,
+    sizes: Sizes,
 }
 
 impl Memory {
     /// One block cache, one budget for memtables, one pool of threads: the crate knows no second
     /// environment, so the pool gets a flush thread for each database, and a rate-limited flush
     /// of events does not stand in front of one of the log.
-    pub(crate) fn new(options: &OpenOptions) -> Result<Self, StoreError> {
+    pub(crate) fn new(sizes: &Sizes) -> Result<Self, StoreError> {
         let mut env = Env::new().map_err(|error| StoreError::Io(error.to_string()))?;
         env.set_high_priority_background_threads(2);
-        env.set_background_threads(2);
+        env.set_background_threads(sizes.compactions);
+        let cache = Cache::new_hyper_clock_cache(sizes.memory, 0);
         Ok(Self {
             env,
-            cache: Cache::new_hyper_clock_cache(options.cache_bytes, 0),
-            // No stall: the log's writer must never wait for the event DB's memory.
-            buffers: WriteBufferManager::new_write_buffer_manager(
-                options.write_buffer_bytes,
+            // Memtables are charged to the cache, so that one budget holds for both. No stall: the
+            // log's writer must never wait for the event DB's memory.
+            buffers: WriteBufferManager::new_write_buffer_manager_with_cache(
+                sizes.buffers,
                 false,
+                cache.clone(),
             ),
+            cache,
+            sizes: *sizes,
         })
     }
 
@@ -60,7 +60,8 @@ impl Memory {
         options.set_env(&self.env);
         options.set_max_background_jobs(2);
         options.set_keep_log_file_num(4);
-        options.set_max_log_file_size(4 << 20);
+        options.set_max_log_file_size(self.sizes.messages);
+        options.set_manifest_preallocation_size(self.sizes.manifest);
         options.set_log_level(LogLevel::Warn);
         options
     }
@@ -74,6 +75,15 @@ impl Memory {
         table
     }
 
+    /// Memtables, files and levels of one scale: what a compaction writes before it gives its
+    /// input back is a small share of the disk.
+    fn levels(&self, options: &mut Options) {
+        options.set_write_buffer_size(self.sizes.memtable);
+        options.set_target_file_size_base(bytes(self.sizes.memtable));
+        options.set_max_bytes_for_level_base(bytes(4 * self.sizes.memtable));
+        options.set_max_compaction_bytes(bytes(self.sizes.compaction * self.sizes.memtable));
+    }
+
     /// The log DB.
     pub(crate) fn log(&self) -> Options {
         let mut options = self.common();
@@ -81,16 +91,17 @@ impl Memory {
         // works in this mode only; the modes that promise more switch it off without a word. What
         // the mode silently drops, the watermark finds.
         options.set_wal_recovery_mode(DBRecoveryMode::PointInTime);
-        options.set_recycle_log_file_num(4);
+        options.set_recycle_log_file_num(self.sizes.recycled);
         options.set_track_and_verify_wals_in_manifest(true);
-        options.set_max_total_wal_size(512 << 20);
+        options.set_max_total_wal_size(bytes(8 * self.sizes.memtable));
         options
     }
 
     /// A family of the log DB.
     pub(crate) fn log_family(&self, family: LogFamily) -> ColumnFamilyDescriptor {
         let mut options = Options::default();
-        options.set_write_buffer_size(LOG_MEMTABLE_BYTES);
+        // Both families have the same, so that the small one never starts a flush.
+        self.levels(&mut options);
         options.set_max_write_buffer_number(6);
         // The log never waits for compaction.
         options.set_level_zero_slowdown_writes_trigger(NEVER);
@@ -123,7 +134,8 @@ impl Memory {
     /// A family of the event DB.
     pub(crate) fn event_family(&self, family: Family) -> ColumnFamilyDescriptor {
         let mut options = Options::default();
-        options.set_write_buffer_size(EVENT_MEMTABLE_BYTES);
+        // An explicit flush comes first as a rule.
+        self.levels(&mut options);
         options.set_max_write_buffer_number(4);
         options.set_level_compaction_dynamic_level_bytes(true);
         options.set_compression_type(DBCompressionType::Lz4);
@@ -132,7 +144,7 @@ impl Memory {
         match family {
             // Read in order, never looked up.
             Family::Events => {
-                options.set_enable_blob_files(true);
+                options.set_enable_blob_files(self.sizes.blobs);
                 options.set_min_blob_size(BLOB_BYTES);
                 options.set_blob_compression_type(DBCompressionType::Lz4);
                 options.set_enable_blob_gc(true);
@@ -146,6 +158,10 @@ impl Memory {
         options.set_block_based_table_factory(&table);
         ColumnFamilyDescriptor::new(family.name(), options)
     }
+}
+
+fn bytes(size: usize) -> u64 {
+    u64::try_from(size).unwrap_or(u64::MAX)
 }
 
 /// Set on an open family, for want of a setter: a memtable with so many range deletions is

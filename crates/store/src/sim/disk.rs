@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::{Bound, ControlFlow};
 use std::sync::{Arc, Weak};
 
-use crate::disk::{Batch, Disk, Pair, Reads, Scratch, Visit};
+use crate::disk::{Batch, Disk, Freed, Pair, Reads, Scratch, Visit};
 use crate::engine::Core;
 use crate::error::StoreError;
 use crate::identity::Home;
@@ -155,6 +155,9 @@ pub(crate) struct State {
     pub(crate) fail_next_sync: bool,
     pub(crate) fail_next_flush: bool,
     pub(crate) syncs: u64,
+    /// Bytes of the file system and what others use of them; nothing: endless.
+    pub(crate) file_system: (u64, u64),
+    pub(crate) ballast: u64,
     pub(crate) driver: Option<Weak<dyn Driver>>,
 }
 
@@ -244,6 +247,8 @@ pub(crate) trait Driver: Send + Sync {
     fn hold(&self, held: bool);
     /// Runs one batch. False: nothing waits.
     fn step(&self) -> bool;
+    /// Looks how full the disk is.
+    fn look(&self);
 }
 
 impl Driver for Core<Handle> {
@@ -260,6 +265,11 @@ impl Driver for Core<Handle> {
             },
             None => false,
         }
+    }
+
+    fn look(&self) {
+        Self::look(self);
+        self.trim_ballast();
     }
 }
 
@@ -457,6 +467,17 @@ impl Disk for Handle {
         visit_all(&map, range, visit)
     }
 
+    fn log_size(&self, family: LogFamily, range: &KeyRange) -> u64 {
+        let map = self.map(|state| state.log.now.get(&family));
+        let sum = |map: Arc<Map>| {
+            let pairs = within(&map, range);
+            pairs
+                .map(|(key, value)| (key.len() + value.len()) as u64)
+                .sum()
+        };
+        map.map_or(0, sum)
+    }
+
     fn log_last(&self, family: LogFamily, range: &KeyRange) -> Result<Option<Pair>, StoreError> {
         let map = self.map(|state| state.log.now.get(&family))?;
         let last = within(&map, range).next_back();
@@ -482,6 +503,31 @@ impl Disk for Handle {
             state.events.sync();
             Ok(())
         })
+    }
+
+    fn space(&self) -> Result<(u64, u64), StoreError> {
+        self.with(|state| {
+            let (total, used) = state.file_system;
+            Ok((
+                total,
+                total.saturating_sub(used.saturating_add(state.ballast)),
+            ))
+        })
+    }
+
+    fn ballast(&self) -> u64 {
+        self.disk.lock().ballast
+    }
+
+    fn set_ballast(&self, bytes: u64) -> Result<(), StoreError> {
+        self.with(|state| {
+            state.ballast = bytes;
+            Ok(())
+        })
+    }
+
+    fn reclaim(&self, _freed: Freed, _range: &KeyRange) -> Result<(), StoreError> {
+        Ok(())
     }
 
     fn scratch(&self, _name: &str) -> Result<Box<dyn Scratch>, StoreError> {

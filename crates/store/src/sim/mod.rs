@@ -122,6 +122,20 @@ impl SimDisk {
         }
     }
 
+    /// The file system has `total` bytes, and others use `used` of them. The store sees it at
+    /// once. What it writes itself is not counted, and no write fails for want of room.
+    pub fn set_space(&self, total: u64, used: u64) {
+        self.lock().file_system = (total, used);
+        if let Some(driver) = self.driver() {
+            driver.look();
+        }
+    }
+
+    /// Bytes of the ballast.
+    pub fn ballast(&self) -> u64 {
+        self.lock().ballast
+    }
+
     fn driver(&self) -> Option<Arc<dyn Driver>> {
         self.lock().driver.as_ref().and_then(Weak::upgrade)
     }

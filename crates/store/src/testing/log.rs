@@ -25,6 +25,7 @@ pub(super) fn cases(make: &dyn Fn() -> Harness) {
     a_large_append_is_one_operation(&make());
     many_writers_share_the_disk(&make());
     reads_beside_purges_and_truncations_are_whole(&make());
+    a_log_is_weighed(&make());
     what_is_recorded_of_peers_rides_with_the_log(&make());
 }
 
@@ -395,4 +396,36 @@ fn what_is_recorded_of_peers_rides_with_the_log(bed: &Harness) {
     assert_eq!(later.votes, [(META_GROUP, vote(9))].into());
     assert!(later.batch > own.batch);
     assert!(regressed(&later, &own) && !regressed(&own, &later));
+}
+
+fn a_log_is_weighed(bed: &Harness) {
+    let mut options = options();
+    options.tail_bytes = 0;
+    let store = bed.open(options.clone()).unwrap();
+    assert_eq!((store.log_bytes(1), store.log_beyond(1, 0)), (0, None));
+    for index in 1..=80 {
+        append(&*store, 1, vec![record(3, index, 100_000)]).unwrap();
+    }
+    append(&*store, 2, records(1..=3)).unwrap();
+    let about = |bytes: u64, expected: u64| {
+        let right = bytes > expected * 8 / 10 && bytes < expected * 12 / 10;
+        assert!(right, "{bytes}, expected about {expected}");
+    };
+    about(store.log_bytes(1), 8_000_000);
+    assert!(store.log_bytes(2) < 500);
+    assert_eq!(store.log_beyond(1, u64::MAX), None);
+    about(store.log_beyond(1, 4_000_000).unwrap(), 40);
+    store.write(1, write_of(60)).unwrap();
+    store.flush().unwrap();
+    purge(&*store, 1, at(20)).unwrap();
+    truncate(&*store, 1, Some(70));
+    about(store.log_bytes(1), 5_000_000);
+    drop(store);
+    let store = bed.open(options).unwrap();
+    // What is applied is weighed by the disk, which may not know what it has not flushed yet.
+    assert!(store.log_bytes(1) >= 1_000_000, "{}", store.log_bytes(1));
+    assert!(store.log_bytes(1) < 9_000_000, "{}", store.log_bytes(1));
+    if let Some(upto) = store.log_beyond(1, 500_000) {
+        assert!((20..=70).contains(&upto), "{upto}");
+    }
 }
