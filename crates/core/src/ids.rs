@@ -159,7 +159,7 @@ impl Slot {
 }
 
 /// A shard: one Raft group holding a contiguous range of slots. Shards count from 0.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ShardId(pub u32);
 
 impl ShardId {

@@ -197,3 +197,35 @@ pub const ACKS_PENDING_MAX: usize = 16_384;
 /// Largest gRPC message with events that a client decodes, bytes: a full answer of the
 /// smallest events, envelopes included.
 pub const GRPC_ANSWER_BYTES_MAX: usize = 4 << 20;
+
+/// A node's connection to another may take so long to be made.
+pub const PEER_CONNECT_WITHIN: Duration = Duration::from_secs(1);
+/// A connection between nodes whose ping is not answered for so long is dead.
+pub const PEER_LOST_AFTER: Duration = Duration::from_secs(2);
+/// Largest message between nodes, bytes: an append message's payload and its envelopes.
+pub const PEER_MESSAGE_BYTES_MAX: usize = 16 << 20;
+/// A follower that owes an answer to log entries for so long is taken for silent.
+pub const APPEND_WITHIN: Duration = Duration::from_secs(3);
+/// A vote, or a read index, that is not answered for so long counts as refused.
+pub const VOTE_WITHIN: Duration = Duration::from_millis(250);
+/// Heartbeats of all groups to one node wait for each other at most so long.
+pub const BEATS_HELD: Duration = Duration::from_millis(15);
+/// A message of heartbeats that is not answered for so long counts as lost.
+pub const BEAT_WITHIN: Duration = Duration::from_millis(150);
+/// A snapshot whose transfer does not move for so long is given up.
+pub const SNAPSHOT_PIECE_WITHIN: Duration = Duration::from_secs(10);
+/// Commands on their way to one node's shards, bytes per lane.
+pub const FORWARD_BYTES_MAX: usize = 4 << 20;
+/// The same in commands.
+pub const FORWARDS_WAITING_MAX: usize = 4096;
+/// The stream of forwarded commands may take so long to be opened.
+pub const FORWARD_OPEN_WITHIN: Duration = Duration::from_secs(1);
+/// How often a node asks the others how their replicas stand.
+pub const REPORT_EVERY: Duration = Duration::from_millis(500);
+/// A node that was not heard for so long is shown as dead, and gets nothing new.
+pub const DEAD_AFTER: Duration = Duration::from_secs(3);
+/// A hand-over of leadership may take so long before it is given up.
+pub const HAND_OVER_WITHIN: Duration = Duration::from_secs(2);
+/// How long a shard's leader must have led, and its better must have been level with it, before
+/// it hands the leadership to the node that should have it.
+pub const BALANCE_AFTER: Duration = Duration::from_secs(2);

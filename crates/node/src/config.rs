@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use everwire_core::{Clock, Code, Random};
-use everwire_shard::{OpenError, StoreError};
+use everwire_shard::{OpenError, PeerTls, StoreError};
 
 /// What a node is told at its start.
 pub struct NodeConfig {
@@ -29,6 +29,8 @@ pub struct NodeConfig {
     pub insecure: bool,
     /// Shards of a new cluster; a data directory that exists keeps its own.
     pub shards: u32,
+    /// The other nodes; `None` for a cluster of one.
+    pub peers: Option<PeerOptions>,
     /// Wall clock and monotonic clock.
     pub clock: Arc<dyn Clock>,
     /// Mints the cluster's id, if none is given.
@@ -37,6 +39,22 @@ pub struct NodeConfig {
     pub on_fatal: Arc<dyn Fn(&str) + Send + Sync>,
     /// What `Cluster.Status` says about the program: version and commit.
     pub version: String,
+}
+
+/// How a node finds the others, and is found by them.
+pub struct PeerOptions {
+    /// Where other nodes connect; port 0 picks one.
+    pub listen: SocketAddr,
+    /// The address that other nodes are told, `host:port`; `None` for the one that is served.
+    pub advertise: Option<String>,
+    /// This node's name in the cluster; `None` for its peer address.
+    pub name: Option<String>,
+    /// Peer addresses to ask for the cluster.
+    pub seeds: Vec<String>,
+    /// Nodes that must meet before they form a cluster.
+    pub expect: usize,
+    /// Mutual TLS; `None` speaks plain text.
+    pub tls: Option<PeerTls>,
 }
 
 /// Certificate chain and key of a server, PEM.
@@ -69,6 +87,9 @@ pub enum NodeError {
     /// Tokens would travel in the clear.
     #[error("{0} is not loopback and there is no TLS: give a certificate, or say insecure")]
     InTheClear(SocketAddr),
+    /// The seeds and the number to expect cannot make one cluster only.
+    #[error("{0}")]
+    Seeds(String),
     /// The certificate or its key cannot be used.
     #[error("the TLS certificate cannot be used: {0}")]
     Tls(String),
@@ -95,7 +116,11 @@ impl NodeError {
             Self::Open(OpenError::Store(StoreError::Locked { .. } | StoreError::Io(_))) => None,
             Self::Open(error) => Some(error.code()),
             Self::Panicked(_) | Self::Reflection(_) => Some(Code::Internal),
-            Self::Listen { .. } | Self::InTheClear(_) | Self::Tls(_) | Self::AuthKey(_) => None,
+            Self::Listen { .. }
+            | Self::InTheClear(_)
+            | Self::Seeds(_)
+            | Self::Tls(_)
+            | Self::AuthKey(_) => None,
         }
     }
 }

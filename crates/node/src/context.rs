@@ -34,21 +34,21 @@ pub(crate) struct Context {
     pub(crate) cluster: String,
     /// This node.
     pub(crate) node: NodeId,
-    /// Where clients reach this node.
-    pub(crate) addr: String,
     /// Version and commit of the program.
     pub(crate) version: String,
 }
 
 impl Context {
     /// The shard that holds a session.
-    pub(crate) fn shard(&self, namespace: &Namespace, session: &SessionName) -> &ShardHandle {
+    pub(crate) fn shard(&self, namespace: &Namespace, session: &SessionName) -> ShardHandle {
         self.shards.shard(namespace, session)
     }
 
     /// The address of a node, if it is known here.
-    pub(crate) fn addr_of(&self, node: NodeId) -> Option<&str> {
-        (node == self.node).then_some(self.addr.as_str())
+    pub(crate) fn addr_of(&self, node: NodeId) -> Option<String> {
+        let topology = self.shards.topology();
+        let member = topology.nodes.get(&node);
+        member.map(|member| member.addr.clone())
     }
 
     /// Submits a command and waits for its outcome; a refusal by the rules is an error too.

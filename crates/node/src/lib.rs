@@ -11,22 +11,23 @@ mod context;
 mod identity;
 mod map;
 mod metrics;
+mod peers;
 mod server;
 mod service;
 
-pub use config::{NodeConfig, NodeError, Tls};
 pub use everwire_shard::catches_panics;
 #[cfg(feature = "test-poison")]
 pub use everwire_shard::poison;
+pub use config::{NodeConfig, NodeError, PeerOptions, Tls};
+pub use everwire_shard::PeerTls;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use everwire_core::NodeId;
 use everwire_core::limits::DRAIN_WITHIN;
 use everwire_proto::token::Verifier;
-use everwire_shard::{Identity, OpenOptions, ShardHandle, ShardSet, ShardSetConfig, Store};
+use everwire_shard::{Directory, OpenOptions, ShardSet, ShardSetConfig};
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -42,10 +43,13 @@ use crate::metrics::Metrics;
 /// How long a stopped node waits for the last task that holds its disk, and how often it looks.
 const RELEASE_WITHIN: Duration = Duration::from_secs(2);
 const RELEASE_AGAIN_AFTER: Duration = Duration::from_millis(2);
+/// How often a starting node looks whether it is ready.
+const READY_AGAIN_AFTER: Duration = Duration::from_millis(20);
 
 /// A running storage node.
 pub struct Node {
     grpc_addr: SocketAddr,
+    peer_addr: Option<SocketAddr>,
     context: Arc<Context>,
     health: HealthReporter,
     /// Cuts the connections that are left when the node's time to drain is over.
@@ -73,17 +77,29 @@ impl Node {
             .advertise
             .clone()
             .unwrap_or_else(|| grpc_addr.to_string());
-        let store = open_store(&config).await?;
-        let identity = store.identity().clone();
-        let shards = ShardSet::open(
-            store,
+        let peers = config.peers.take();
+        let peers = peers
+            .map(|peers| peers::listen(peers, config.insecure))
+            .transpose()?;
+        let peer_addr = peers.as_ref().map(|(addr, _)| *addr);
+        let disk = Directory {
+            path: config.data.clone(),
+            options: OpenOptions::new(Arc::clone(&config.on_fatal)),
+        };
+        let shards = ShardSet::start(
+            Arc::new(disk),
             ShardSetConfig {
-                addr: addr.clone(),
+                addr,
                 clock: Arc::clone(&config.clock),
+                random: Arc::clone(&config.random),
                 on_fatal: Arc::clone(&config.on_fatal),
+                peers: peers.map(|(_, peers)| peers),
+                cluster: config.cluster.clone(),
+                shards: config.shards,
             },
         )
         .await?;
+        let identity = shards.identity().clone();
 
         let context = Arc::new(Context {
             shards,
@@ -94,7 +110,6 @@ impl Node {
             draining: CancellationToken::new(),
             cluster: identity.cluster,
             node: identity.node,
-            addr,
             version: config.version,
         });
         tokio::spawn(map::refresh(Arc::downgrade(&context)));
@@ -105,6 +120,7 @@ impl Node {
         tracing::info!(addr = %grpc_addr, cluster = context.cluster, "node serves");
         Ok(Self {
             grpc_addr,
+            peer_addr,
             context,
             health,
             cut,
@@ -115,6 +131,19 @@ impl Node {
     /// Where gRPC is served; the real port if port 0 was asked for.
     pub fn grpc_addr(&self) -> SocketAddr {
         self.grpc_addr
+    }
+
+    /// Where other nodes connect, if there may be any.
+    pub fn peer_addr(&self) -> Option<SocketAddr> {
+        self.peer_addr
+    }
+
+    /// Waits until every shard that this node holds has a leader.
+    pub async fn wait_ready(&self) {
+        let ready = self.ready_probe();
+        while !ready() {
+            tokio::time::sleep(READY_AGAIN_AFTER).await;
+        }
     }
 
     /// Adds the node's metrics to a registry.
@@ -134,11 +163,10 @@ impl Node {
         // Weak: a probe that outlives the node must not keep its disk open.
         let (context, server) = (Arc::downgrade(&self.context), self.server.abort_handle());
         Arc::new(move || {
-            let led = |shard: &ShardHandle| shard.status().leader.is_some();
-            context.upgrade().is_some_and(|context| {
+                context.upgrade().is_some_and(|context| {
                 context.check_serving().is_ok()
                     && !server.is_finished()
-                    && context.shards.shards().iter().all(led)
+                    && context.shards.ready()
             })
         })
     }
@@ -148,6 +176,8 @@ impl Node {
     pub async fn shutdown(self) {
         tracing::info!(addr = %self.grpc_addr, "node stops");
         server::set_health(&self.health, ServingStatus::NotServing).await;
+        // While the node still serves: whoever writes here goes on through it to the new leaders.
+        self.context.shards.hand_over().await;
         self.context.draining.cancel();
         // Health watchers never leave by themselves, and a stalled peer keeps its connection:
         // past the deadline both are cut.
@@ -209,25 +239,4 @@ fn local_addr(listener: &TcpListener, addr: SocketAddr) -> Result<SocketAddr, No
     listener
         .local_addr()
         .map_err(|source| NodeError::Listen { addr, source })
-}
-
-/// Opens the data directory, or makes it: then this node is a new cluster of one.
-async fn open_store(config: &NodeConfig) -> Result<Arc<dyn Store>, NodeError> {
-    let high = u128::from(config.random.next()) << 64;
-    let minted = format!("{:032x}", high | u128::from(config.random.next()));
-    let cluster = config.cluster.clone().unwrap_or(minted);
-    let mut options = OpenOptions::new(Arc::clone(&config.on_fatal));
-    options.cluster.clone_from(&config.cluster);
-    // Only an empty directory takes this; one that exists keeps its own identity.
-    options.create = Some(Identity {
-        shards: config.shards,
-        ..Identity::new(cluster, NodeId(1))
-    });
-    let data = config.data.clone();
-    // Recovery reads the whole log tail: never on a runtime worker.
-    let opened = tokio::task::spawn_blocking(move || everwire_shard::open_store(&data, options));
-    match opened.await {
-        Ok(opened) => Ok(opened?),
-        Err(error) => Err(NodeError::Panicked(error.to_string())),
-    }
 }

@@ -6,6 +6,7 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use everwire_core::topology::MemberState;
 use everwire_proto::v1;
 use tokio::sync::watch;
 
@@ -81,14 +82,20 @@ pub(crate) async fn refresh(context: Weak<Context>) {
     }
 }
 
-/// The map of a cluster of one node: its topology never changes.
+/// The map of this moment.
 fn map_of(context: &Context) -> v1::Map {
-    let node = v1::MapNode {
-        id: context.node.0,
-        addr: context.addr.clone(),
-        alive: true,
-    };
-    let shards = context.shards.shards().iter().map(|shard| {
+    let topology = context.shards.topology();
+    let living = topology
+        .nodes
+        .iter()
+        .filter(|(_, member)| member.state != MemberState::Removed);
+    let nodes = living.map(|(id, member)| v1::MapNode {
+        id: id.0,
+        addr: member.addr.clone(),
+        alive: context.shards.is_alive(*id),
+    });
+    let shards = context.shards.shards();
+    let shards = shards.iter().map(|shard| {
         let status = shard.status();
         v1::MapShard {
             id: status.id.0,
@@ -98,9 +105,9 @@ fn map_of(context: &Context) -> v1::Map {
         }
     });
     v1::Map {
-        version: 1,
+        version: topology.version,
         cluster: context.cluster.clone(),
-        nodes: vec![node],
+        nodes: nodes.collect(),
         shards: shards.collect(),
     }
 }

@@ -3,10 +3,12 @@
 //!
 //! An entry that cannot be applied ends the process; none is ever skipped (RULES 2).
 
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use everwire_core::Outcome;
+use everwire_core::ids::META_GROUP;
 use everwire_core::limits::ROW_CACHE_BYTES_MAX;
 use everwire_core::{Code, Refusal};
 use everwire_rules::{Changes, RULES_VERSION, ShardState, Txn};
@@ -20,8 +22,14 @@ use crate::feed::Feed;
 use crate::raft::codec;
 use crate::raft::types::{Entry, Outcomes, StoredMembership, TypeConfig};
 use crate::rows::{CachedView, RowCache};
-use crate::set::OnFatal;
+use crate::group::Shared;
+use crate::set::{OnFatal, OpenError};
 use crate::support::Support;
+
+mod topology;
+
+pub(crate) use topology::Changed;
+use topology::TopologyMachine;
 
 /// A committed entry and whoever waits for its outcomes.
 pub(crate) type Committed = (Entry, Option<ApplyResponder<TypeConfig>>);
@@ -80,21 +88,42 @@ pub(crate) struct Applier {
     /// Which rules this node and its peers know.
     support: Arc<Support>,
     audits: Audits,
+    /// What the metadata group applies instead of the rules of sessions.
+    topology: Option<TopologyMachine>,
     on_fatal: OnFatal,
 }
 
 impl Applier {
-    /// Reads where the group stands. Waits for the disk.
-    pub(crate) fn open(
+    /// Reads where the group stands.
+    pub(crate) async fn open(
         group: u32,
-        store: Arc<dyn Store>,
+        shared: &Shared,
         feed: Arc<Feed>,
-        on_fatal: OnFatal,
-    ) -> Result<Self, StoreError> {
-        Self::with_cache(group, store, feed, on_fatal, ROW_CACHE_BYTES_MAX)
+    ) -> Result<Arc<Self>, OpenError> {
+        let (store, on_fatal) = (shared.store.clone(), shared.on_fatal.clone());
+        let support = shared.support.clone();
+        let open = move || {
+            let opened = Self::with_cache(group, store, feed, on_fatal, ROW_CACHE_BYTES_MAX);
+            let mut opened = opened?;
+            opened.support = support;
+            if group == META_GROUP {
+                let applied = opened.store.applied(group)?;
+                let state = applied.map(|applied| applied.state).unwrap_or_default();
+                opened.topology = Some(TopologyMachine::read(&state)?);
+            }
+            Ok::<_, StoreError>(opened)
+        };
+        let opened = tokio::task::spawn_blocking(open).await;
+        let opened = opened.map_err(|error| OpenError::group(group, error))?;
+        Ok(Arc::new(opened?))
     }
 
-    fn with_cache(
+    /// What the metadata group applies; `None` for a shard.
+    pub(crate) fn topology(&self) -> Option<&TopologyMachine> {
+        self.topology.as_ref()
+    }
+
+    pub(crate) fn with_cache(
         group: u32,
         store: Arc<dyn Store>,
         feed: Arc<Feed>,
@@ -107,6 +136,7 @@ impl Applier {
         })?;
         let support = Arc::new(Support::new(store.identity().node, RULES_VERSION));
         Ok(Self {
+            topology: None,
             group,
             store,
             feed,
@@ -157,6 +187,9 @@ impl Applier {
 
     /// Applies entries in one transaction and one write. An error was fatal.
     fn apply(&self, entries: Vec<Committed>) -> Result<(), String> {
+        if let Some(machine) = &self.topology {
+            return self.apply_changes(machine, entries);
+        }
         let mut standing = self.standing();
         let mut rows = self.rows.lock().map_err(|error| error.to_string())?;
         let mut answers = Vec::with_capacity(entries.len());
@@ -190,7 +223,57 @@ impl Applier {
         self.audits.keep(tally);
         for (responder, outcomes) in answers {
             if let Some(responder) = responder {
-                responder.send(Outcomes(outcomes));
+                responder.send(Outcomes::Sessions(outcomes));
+            }
+        }
+        Ok(())
+    }
+
+    /// The same for the metadata group, whose rows are one: its topology.
+    fn apply_changes(
+        &self,
+        machine: &TopologyMachine,
+        entries: Vec<Committed>,
+    ) -> Result<(), String> {
+        let mut standing = self.standing();
+        let mut current = machine.begin();
+        let mut answers = Vec::with_capacity(entries.len());
+        for (entry, responder) in entries {
+            let at = entry.log_id;
+            standing.position = Some(codec::position(&at));
+            let outcome = match entry.payload {
+                EntryPayload::Blank => Outcomes::default(),
+                EntryPayload::Membership(membership) => {
+                    standing.membership = StoredMembership::new(Some(at), membership);
+                    Outcomes::default()
+                },
+                EntryPayload::Normal(change) => {
+                    let changed = topology::apply(&mut current, &change.0);
+                    let unread = |error| format!("entry {at} cannot be read: {error}");
+                    Outcomes::Topology(changed.map_err(unread)?)
+                },
+            };
+            answers.push((responder, outcome));
+        }
+        let Some(last) = standing.position else {
+            return Ok(());
+        };
+        let write = ApplyWrite {
+            rows: BTreeMap::new(),
+            events: Vec::new(),
+            erased: Vec::new(),
+            applied: Applied {
+                state: topology::encode(&current),
+                ..standing.applied(last)
+            },
+        };
+        let written = self.store.write(self.group, write);
+        written.map_err(|error| format!("the topology cannot be written: {error}"))?;
+        *self.lock_standing() = standing;
+        machine.publish(current);
+        for (responder, outcome) in answers {
+            if let Some(responder) = responder {
+                responder.send(outcome);
             }
         }
         Ok(())
@@ -249,7 +332,13 @@ impl Applier {
             },
             audit_hash: applied.audit_hash,
         };
-        install.finish(standing.applied(applied.position))?;
+        install.finish(Applied {
+            state: applied.state.clone(),
+            ..standing.applied(applied.position)
+        })?;
+        if let Some(machine) = &self.topology {
+            machine.replace(&applied.state)?;
+        }
         rows.clear();
         self.audits.forget();
         std::mem::swap(&mut *self.lock_standing(), &mut standing);

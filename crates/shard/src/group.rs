@@ -4,49 +4,54 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use everwire_core::{Clock, Code, NodeId, Refusal, ShardId};
+use everwire_core::limits::{ATTEMPT_WITHIN, HAND_OVER_WITHIN};
+use everwire_core::{Clock, Code, Command, Namespace, NodeId, Refusal, SessionName, ShardId, Slot};
+use everwire_proto::internal_v1 as wire;
 use everwire_store::Store;
 use openraft::ReadPolicy;
 use openraft::async_runtime::WatchReceiver;
-use openraft::errors::{LinearizableReadError, RaftError};
+use openraft::errors::{InitializeError, LinearizableReadError, RaftError};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::apply::{Applier, ApplyThreads};
 use crate::feed::{Budget, Feed};
-use crate::lanes::Lanes;
+use crate::lanes::{Lanes, Pending};
 use crate::leadership::{self, Leadership};
+use crate::peer::{Beats, Forwards, Line, Links, PeerNetwork, change_refusal, refusal_from};
 use crate::proposer::{Proposer, not_leader};
 use crate::raft::config::config;
 use crate::raft::log::Log;
 use crate::raft::machine::{Alive, Machine, MarkerBound};
-use crate::raft::network::NoPeers;
 use crate::raft::types::{Peer, Raft};
 use crate::reads::Reads;
 use crate::set::{OnFatal, OpenError};
+use crate::support::Support;
 
-/// How long a group may take to find a leader and to apply its log when it is opened. A group
-/// of one voter needs as long as it takes to read and apply what was not flushed.
+/// How long a group of one voter may take to lead and to apply its log when it is opened: as
+/// long as it takes to read and apply what was not flushed.
 const OPEN_WITHIN: Duration = Duration::from_secs(120);
-/// How long a read waits for the proof that this node still leads.
-const BARRIER_WITHIN: Duration = Duration::from_secs(5);
+/// How long a read waits for the proof that the leader still leads.
+const BARRIER_WITHIN: Duration = ATTEMPT_WITHIN;
 
 /// What all groups of a node share.
 pub(crate) struct Shared {
     pub(crate) store: Arc<dyn Store>,
-    pub(crate) addr: String,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) on_fatal: OnFatal,
     pub(crate) threads: ApplyThreads,
     pub(crate) budget: Arc<Budget>,
     pub(crate) reads: Reads,
-    pub(crate) stop: CancellationToken,
     pub(crate) alive: Alive,
+    pub(crate) support: Arc<Support>,
+    pub(crate) links: Arc<Links>,
+    pub(crate) beats: Arc<Beats>,
+    pub(crate) forwards: Arc<Forwards>,
 }
 
 /// A group's Raft, which goes on by itself until it is told to stop; dropping this tells it.
 pub(crate) struct Running {
-    id: ShardId,
+    group: u32,
     raft: Raft,
 }
 
@@ -59,29 +64,96 @@ impl std::ops::Deref for Running {
 }
 
 impl Running {
+    /// The Raft, for whoever does not own it.
+    pub(crate) fn raft(&self) -> Raft {
+        self.raft.clone()
+    }
+
     /// Stops it and waits. What was not acked may or may not be in the log.
     pub(crate) async fn stop(&self) {
-        stop(self.id, self.raft.clone()).await;
+        stop(self.group, self.raft.clone()).await;
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(stop(self.id, self.raft.clone()));
+            runtime.spawn(stop(self.group, self.raft.clone()));
         }
     }
 }
 
-async fn stop(id: ShardId, raft: Raft) {
+async fn stop(group: u32, raft: Raft) {
     if let Err(error) = raft.shutdown().await {
-        tracing::error!(shard = %id, %error, "a group's Raft did not end well");
+        tracing::error!(group, %error, "a group's Raft did not end well");
     }
+}
+
+/// Starts a group's Raft on what its log and rows hold.
+pub(crate) async fn start_raft(
+    group: u32,
+    shared: &Shared,
+    applier: &Arc<Applier>,
+    marker: Arc<MarkerBound>,
+) -> Result<Running, OpenError> {
+    check_purged(group, &shared.store, applier)?;
+    let (threads, alive) = (shared.threads.clone(), shared.alive.clone());
+    let machine = Machine::new(applier.clone(), threads, marker, alive.clone());
+    let log = Log::new(group, shared.store.clone(), alive);
+    let network = PeerNetwork {
+        group,
+        links: shared.links.clone(),
+        beats: shared.beats.clone(),
+    };
+    let node = shared.store.identity().node;
+    let raft = Raft::new(node.0, config(), network, log, machine).await;
+    let raft = raft.map_err(|error| OpenError::group(group, error))?;
+    Ok(Running { group, raft })
+}
+
+/// Makes a group of these voters if its log is empty. The only voter leads at once.
+pub(crate) async fn initialize(
+    raft: &Raft,
+    node: NodeId,
+    voters: BTreeMap<u64, Peer>,
+) -> Result<(), String> {
+    let text = |error: &dyn std::fmt::Display| error.to_string();
+    if !voters.contains_key(&node.0) {
+        return Ok(());
+    }
+    match raft.initialize(voters).await {
+        // Somebody was faster: the log is not empty any more.
+        Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
+        Err(error) => Err(text(&error)),
+    }
+}
+
+/// Leads at once if this node is the only voter, and waits until its log is applied: it need
+/// not wait for its own silence.
+pub(crate) async fn lead_alone(raft: &Raft, node: NodeId) -> Result<(), String> {
+    let text = |error: &dyn std::fmt::Display| error.to_string();
+    let alone = {
+        let metrics = raft.server_metrics();
+        let metrics = metrics.borrow_watched();
+        metrics.membership_config.voter_ids().eq([node.0])
+    };
+    if !alone {
+        return Ok(());
+    }
+    let elected = raft.trigger().elect(false).await;
+    elected.map_err(|error| text(&error))?;
+    let wait = raft.wait(Some(OPEN_WITHIN));
+    let led = wait.metrics(|metrics| metrics.current_leader.is_some(), "a leader");
+    led.await.map_err(|error| text(&error))?;
+    let recovered = raft.wait_for_recovery(Some(OPEN_WITHIN)).await;
+    recovered.map_err(|error| text(&error))?;
+    Ok(())
 }
 
 /// One shard of this node.
 pub(crate) struct Shard {
     pub(crate) id: ShardId,
+    pub(crate) node: NodeId,
     /// Shards of the cluster.
     pub(crate) shards: u32,
     /// The cluster's timeline: half of every session epoch.
@@ -93,6 +165,7 @@ pub(crate) struct Shard {
     pub(crate) leadership: Arc<Leadership>,
     pub(crate) applier: Arc<Applier>,
     pub(crate) marker: Arc<MarkerBound>,
+    pub(crate) links: Arc<Links>,
 }
 
 /// The tasks of one group.
@@ -101,42 +174,33 @@ pub(crate) struct Tasks {
     pub(crate) proposer: JoinSet<()>,
     /// Ends at `stop`.
     pub(crate) watcher: JoinSet<()>,
+    /// Ends the watcher.
+    pub(crate) stop: CancellationToken,
 }
 
 impl Shard {
-    /// Opens a group. Returns when it has a leader and has applied everything that was acked
-    /// before: no read goes back in time (engine trap 10).
+    /// Opens a group; makes it out of `voters` if its log is empty. A group of one voter leads
+    /// and has applied its log when this returns; any other finds its leader in its own time.
     pub(crate) async fn open(
         id: ShardId,
         shared: &Shared,
+        voters: Option<BTreeMap<u64, Peer>>,
     ) -> Result<(Arc<Self>, Tasks), OpenError> {
         let identity = shared.store.identity().clone();
         let feed = Arc::new(Feed::new(shared.budget.clone()));
-        let applier = {
-            let (store, feed) = (shared.store.clone(), feed.clone());
-            let on_fatal = shared.on_fatal.clone();
-            let open = move || Applier::open(id.0, store, feed, on_fatal);
-            let opened = tokio::task::spawn_blocking(open).await;
-            Arc::new(opened.map_err(|error| OpenError::group(id, error))??)
-        };
-        check_purged(id, &shared.store, &applier)?;
+        let applier = Applier::open(id.0, shared, feed.clone()).await?;
         let marker = Arc::new(MarkerBound::default());
-        let machine = Machine::new(
-            applier.clone(),
-            shared.threads.clone(),
-            marker.clone(),
-            shared.alive.clone(),
-        );
-        let log = Log::new(id.0, shared.store.clone(), shared.alive.clone());
-        let raft = Raft::new(identity.node.0, config(), NoPeers, log, machine).await;
-        let raft = raft.map_err(|error| OpenError::group(id, error))?;
-        let raft = Running { id, raft };
-        let leadership = Arc::new(Leadership::new(id, identity.node));
-        let led = lead(&raft, identity.node, &shared.addr).await;
-        led.map_err(|error| OpenError::group(id, error))?;
+        let raft = start_raft(id.0, shared, &applier, marker.clone()).await?;
+        let failed = |reason: String| OpenError::group(id.0, reason);
+        if let Some(voters) = voters {
+            initialize(&raft, identity.node, voters).await.map_err(failed)?;
+        }
+        lead_alone(&raft, identity.node).await.map_err(failed)?;
+        let leadership = Arc::new(Leadership::new(id.0, identity.node, shared.links.clone()));
         leadership.update(&raft);
         let shard = Arc::new(Self {
             id,
+            node: identity.node,
             shards: identity.shards,
             timeline: identity.timeline,
             raft,
@@ -146,6 +210,7 @@ impl Shard {
             leadership,
             applier,
             marker,
+            links: shared.links.clone(),
         });
         let tasks = shard.start(shared);
         Ok((shard, tasks))
@@ -155,7 +220,7 @@ impl Shard {
         let mut proposer = JoinSet::new();
         proposer.spawn(
             Proposer {
-                raft: self.raft.raft.clone(),
+                raft: self.raft.raft(),
                 lanes: self.lanes.clone(),
                 applier: self.applier.clone(),
                 clock: shared.clock.clone(),
@@ -163,23 +228,56 @@ impl Shard {
             }
             .run(),
         );
+        let stop = CancellationToken::new();
         let mut watcher = JoinSet::new();
         watcher.spawn(leadership::watch(
-            self.raft.raft.clone(),
+            self.raft.raft(),
             self.leadership.clone(),
             self.feed.clone(),
             self.applier.clone(),
-            shared.stop.clone(),
+            stop.clone(),
         ));
-        Tasks { proposer, watcher }
+        Tasks {
+            proposer,
+            watcher,
+            stop,
+        }
     }
 
-    /// Proves that this node leads, and waits until it has applied everything committed before
-    /// this call. NOT_LEADER, NO_QUORUM.
+    /// Whether a session belongs to this shard.
+    pub(crate) fn holds(&self, namespace: &Namespace, session: &SessionName) -> bool {
+        ShardId::holding(Slot::of(namespace, session), self.shards) == self.id
+    }
+
+    /// Queues a command if this node leads. NOT_LEADER, OVERLOADED, DRAINING.
+    pub(crate) fn admit(&self, command: Command) -> Result<Pending, Refusal> {
+        if !self.leadership.leads() {
+            return Err(self.leadership.not_leader());
+        }
+        self.lanes.admit(command)
+    }
+
+    /// Waits until this node has applied everything that was committed before this call, as the
+    /// leader knows it. NOT_LEADER, NO_QUORUM.
     pub(crate) async fn barrier(&self) -> Result<(), Refusal> {
-        let read = self.raft.ensure_linearizable(ReadPolicy::ReadIndex);
+        let index = if self.leadership.leads() {
+            self.read_index().await?
+        } else {
+            self.ask_read_index().await?
+        };
+        let wait = self.raft.wait(Some(BARRIER_WITHIN));
+        let applied = wait.applied_index_at_least(Some(index), "a read index").await;
+        applied.map(|_metrics| ()).map_err(|error| {
+            tracing::debug!(shard = %self.id, %error, "a read waited in vain");
+            Refusal::new(Code::Stale, "this replica has not caught up in time")
+        })
+    }
+
+    /// Proves that this node leads; the index that a read must see.
+    pub(crate) async fn read_index(&self) -> Result<u64, Refusal> {
+        let read = self.raft.get_read_log_id(ReadPolicy::ReadIndex);
         match tokio::time::timeout(BARRIER_WITHIN, read).await {
-            Ok(Ok(_)) => Ok(()),
+            Ok(Ok((read, _applied))) => Ok(read.index()),
             Ok(Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward)))) => {
                 Err(not_leader(forward))
             },
@@ -193,50 +291,86 @@ impl Shard {
             },
         }
     }
+
+    async fn ask_read_index(&self) -> Result<u64, Refusal> {
+        let unknown = || self.leadership.not_leader();
+        let leader = self.leadership.leader().ok_or_else(unknown)?;
+        let mut client = self.links.client(leader.0, Line::Beat).ok_or_else(unknown)?;
+        let request = wire::ReadIndexRequest { group: self.id.0 };
+        let asked = tokio::time::timeout(BARRIER_WITHIN, client.read_index(request)).await;
+        let silent = |_elapsed| Refusal::new(Code::NoQuorum, "the leader gave no read index");
+        let response = asked.map_err(silent)?;
+        let response = response.map_err(|status| change_refusal(&status))?.into_inner();
+        refusal_from(response.refusal)?;
+        Ok(response.index)
+    }
+
+    /// The voter that could lead next: the one that asked for, else whoever has most of the log.
+    fn successor(&self, wanted: Option<NodeId>) -> Option<NodeId> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let voters = metrics.membership_config.membership().voter_ids();
+        let others = voters.filter(|voter| *voter != self.node.0);
+        if let Some(wanted) = wanted {
+            return others.into_iter().find(|voter| *voter == wanted.0).map(NodeId);
+        }
+        let progress = metrics.replication.as_ref()?;
+        let alive = |voter: &u64| {
+            let silent = self.links.silent_for(*voter);
+            silent.is_some_and(|silent| silent < Duration::from_secs(1))
+        };
+        let matched = |voter: &u64| progress.get(voter).and_then(|matched| *matched);
+        others.filter(alive).max_by_key(matched).map(NodeId)
+    }
+
+    /// How far a follower is behind the leader's log, in entries; `None` if this node does not
+    /// lead or knows nothing of it.
+    pub(crate) fn lag_of(&self, node: NodeId) -> Option<u64> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let progress = metrics.replication.as_ref()?;
+        let matched = progress.get(&node.0)?.as_ref().map_or(0, |id| id.index());
+        Some(metrics.last_log_index.unwrap_or_default().saturating_sub(matched))
+    }
+
+    /// Hands the leadership over and waits until the other leads. Answers who leads then.
+    pub(crate) async fn hand_over(&self, to: Option<NodeId>) -> Result<NodeId, Refusal> {
+        if !self.leadership.leads() {
+            return Err(self.leadership.not_leader());
+        }
+        if to == Some(self.node) {
+            return Ok(self.node);
+        }
+        let nobody = || Refusal::new(Code::WrongState, "no other voter can lead the shard now");
+        let to = self.successor(to).ok_or_else(nobody)?;
+        let asked = self.raft.trigger().transfer_leader(to.0).await;
+        asked.map_err(|error| {
+            tracing::warn!(shard = %self.id, %error, "the leadership could not be handed over");
+            Refusal::new(Code::Draining, "the shard has stopped")
+        })?;
+        let wait = self.raft.wait(Some(HAND_OVER_WITHIN));
+        let node = self.node.0;
+        let other = move |metrics: &openraft::RaftMetrics<_>| {
+            let leader: Option<u64> = metrics.current_leader;
+            leader.is_some_and(|leader| leader != node)
+        };
+        let led = wait.metrics(other, "another leader").await;
+        let led = led.map_err(|_late| {
+            Refusal::new(Code::NoQuorum, "the other node has not taken the leadership in time")
+        })?;
+        self.leadership.update(&self.raft);
+        led.current_leader.map(NodeId).ok_or_else(nobody)
+    }
 }
 
 /// The log must go on where the rows stand. Rows from before the purge (a drive that lied about a
 /// sync, an event DB that was lost or put back) can only be fetched from a leader elsewhere.
-fn check_purged(id: ShardId, store: &Arc<dyn Store>, applier: &Applier) -> Result<(), OpenError> {
-    let purged = store.log_state(id.0)?.purged.map(|purged| purged.index);
+fn check_purged(group: u32, store: &Arc<dyn Store>, applier: &Applier) -> Result<(), OpenError> {
+    let purged = store.log_state(group)?.purged.map(|purged| purged.index);
     let applied = applier.standing().position.map(|applied| applied.index);
     if purged <= applied {
         return Ok(());
     }
     let reason = format!("its log is purged up to {purged:?}, its rows stand at {applied:?} only");
-    Err(OpenError::group(id, reason))
-}
-
-/// Makes a group of one voter on an empty log; gets the group led and its log applied.
-async fn lead(raft: &Raft, node: NodeId, addr: &str) -> Result<(), String> {
-    let text = |error: &dyn std::fmt::Display| error.to_string();
-    let initialized = raft.is_initialized().await.map_err(|error| text(&error))?;
-    if !initialized {
-        let addr = addr.to_owned();
-        let members = BTreeMap::from([(
-            node.0,
-            Peer {
-                addr,
-                ..Peer::default()
-            },
-        )]);
-        let made = raft.initialize(members).await;
-        made.map_err(|error| text(&error))?;
-    }
-    // The only voter need not wait for its own silence.
-    let alone = {
-        let metrics = raft.server_metrics();
-        let metrics = metrics.borrow_watched();
-        metrics.membership_config.voter_ids().eq([node.0])
-    };
-    if alone {
-        let elected = raft.trigger().elect(false).await;
-        elected.map_err(|error| text(&error))?;
-    }
-    let wait = raft.wait(Some(OPEN_WITHIN));
-    let led = wait.metrics(|metrics| metrics.current_leader.is_some(), "a leader");
-    led.await.map_err(|error| text(&error))?;
-    let recovered = raft.wait_for_recovery(Some(OPEN_WITHIN)).await;
-    recovered.map_err(|error| text(&error))?;
-    Ok(())
+    Err(OpenError::group(group, reason))
 }

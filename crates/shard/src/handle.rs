@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use everwire_core::limits::DEAD_AFTER;
 use everwire_core::row::HeadRow;
 use everwire_core::{
     Code, Command, Cursor, Details, Namespace, NodeId, Offset, Outcome, Refusal, RunId,
@@ -12,6 +13,7 @@ use openraft::async_runtime::WatchReceiver;
 
 use crate::feed::Reader;
 use crate::group::Shard;
+use crate::set::Host;
 use crate::lanes::Pending;
 use crate::reads::{self, Listed, Page, RunInfo, SessionInfo, SessionRef};
 use crate::run_watch::RunWatch;
@@ -40,7 +42,7 @@ pub struct Attached {
 }
 
 /// How one shard stands on this node.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ShardStatus {
     /// The shard.
     pub id: ShardId,
@@ -65,7 +67,10 @@ pub struct ShardStatus {
 /// One shard of this node. Cheap to clone.
 #[derive(Clone)]
 pub struct ShardHandle {
-    shard: Arc<Shard>,
+    id: ShardId,
+    /// `None`: this node does not hold it.
+    local: Option<Arc<Shard>>,
+    host: Arc<Host>,
 }
 
 /// A session found by name, with its readers' ring joined before its head was read.
@@ -79,26 +84,65 @@ fn unknown_session() -> Refusal {
 }
 
 impl ShardHandle {
-    pub(crate) fn new(shard: Arc<Shard>) -> Self {
-        Self { shard }
+    pub(crate) fn new(id: ShardId, local: Option<Arc<Shard>>, host: Arc<Host>) -> Self {
+        Self { id, local, host }
     }
 
-    pub(crate) fn shard(&self) -> &Arc<Shard> {
-        &self.shard
+    /// The shard, if this node holds it; else whom to ask instead.
+    fn shard(&self) -> Result<&Arc<Shard>, Refusal> {
+        self.local.as_ref().ok_or_else(|| self.elsewhere())
+    }
+
+    /// Names a node that holds the shard.
+    fn elsewhere(&self) -> Refusal {
+        let topology = self.host.meta.topology();
+        let placement = topology.placement(self.id);
+        let replicas = placement.map(|placement| placement.replicas.as_slice());
+        let leader = self.host.leader_of(self.id);
+        let mut holders = leader.into_iter().chain(replicas.unwrap_or_default().iter().copied());
+        let alive = |node: &NodeId| self.host.is_alive(*node, DEAD_AFTER);
+        let holder = holders.find(alive).and_then(|node| topology.nodes.get(&node));
+        let details = Details {
+            leader: holder.map(|member| member.addr.clone()),
+            map_version: Some(topology.version),
+            ..Details::default()
+        };
+        let message = "this node does not hold the session's shard";
+        Refusal::with(Code::NotLeader, message, details)
     }
 
     /// Which shard this is.
     pub fn id(&self) -> ShardId {
-        self.shard.id
+        self.id
     }
 
-    /// Queues a command in its lane. The order of calls is the order in the log, within a lane.
+    /// Whether this node holds the shard.
+    pub fn is_held(&self) -> bool {
+        self.local.is_some()
+    }
+
+    /// Queues a command in its lane, here or at the node that leads the shard. The order of
+    /// calls is the order in the log, within a lane, for as long as the leader stays.
     ///
-    /// Refused before the log: OVERLOADED when the lane is full, NOT_LEADER when another node
-    /// leads, DRAINING during shutdown. Bounded by bytes, never waits.
+    /// Refused before the log: OVERLOADED when the lane is full, NOT_LEADER when no leader is
+    /// known, DRAINING during shutdown. Bounded by bytes, never waits.
     pub fn submit(&self, command: Command) -> Result<Pending, Refusal> {
-        self.shard.leadership.check_leads()?;
-        self.shard.lanes.admit(command)
+        if let Some(shard) = &self.local
+            && shard.leadership.leads()
+        {
+            return shard.lanes.admit(command);
+        }
+        if self.host.door.is_draining() {
+            let message = "the node is about to stop";
+            return Err(Refusal::new(Code::Draining, message));
+        }
+        let leader = self.host.leader_of(self.id);
+        let leader = leader.filter(|leader| *leader != self.host.identity.node);
+        let leader = leader.ok_or_else(|| match &self.local {
+            Some(shard) => shard.leadership.not_leader(),
+            None => self.elsewhere(),
+        })?;
+        self.host.shared.forwards.submit(leader.0, self.id, &command)
     }
 
     /// Submits a command and waits for its outcome. A refusal by the rules is
@@ -106,6 +150,110 @@ impl ShardHandle {
     /// If the future is dropped, a command that was queued goes its way all the same.
     pub async fn propose(&self, command: Command) -> Result<Outcome, Refusal> {
         self.submit(command)?.await
+    }
+
+    /// Answers where a reader stands and opens its subscription. NOT_LEADER, NO_QUORUM, STALE,
+    /// DRAINING, INTERNAL.
+    pub async fn attach(&self, request: AttachRequest) -> Result<Attached, Refusal> {
+        LocalReader::of(self.shard()?).attach(request).await
+    }
+
+    /// One page of committed events from `from` on (0 and 1: from the earliest), at most
+    /// `limit` (0: as many as fit [`READ_BYTES_MAX`](everwire_core::limits::READ_BYTES_MAX)).
+    /// UNKNOWN_SESSION; GONE for another `epoch`, below the trim point or above the tail.
+    pub async fn read(
+        &self,
+        namespace: &Namespace,
+        session: &SessionName,
+        epoch: Option<SessionEpoch>,
+        from: Offset,
+        limit: usize,
+    ) -> Result<Page, Refusal> {
+        let reader = LocalReader::of(self.shard()?);
+        reader.read(namespace, session, epoch, from, limit).await
+    }
+
+    /// A session as it stands. UNKNOWN_SESSION.
+    pub async fn show(
+        &self,
+        namespace: &Namespace,
+        session: &SessionName,
+    ) -> Result<SessionInfo, Refusal> {
+        LocalReader::of(self.shard()?).show(namespace, session).await
+    }
+
+    /// Sessions of this shard whose names begin with `prefix`, in the shard's own order, after
+    /// the session `after`, at most `limit`.
+    pub async fn list(
+        &self,
+        namespace: &Namespace,
+        prefix: &str,
+        after: Option<&SessionName>,
+        limit: usize,
+    ) -> Result<Vec<Listed>, Refusal> {
+        let reader = LocalReader::of(self.shard()?);
+        reader.list(namespace, prefix, after, limit).await
+    }
+
+    /// A run as it stands. UNKNOWN_SESSION, UNKNOWN_RUN.
+    pub async fn run(
+        &self,
+        namespace: &Namespace,
+        session: &SessionName,
+        run: &RunId,
+    ) -> Result<RunInfo, Refusal> {
+        LocalReader::of(self.shard()?).run(namespace, session, run).await
+    }
+
+    /// Watches a run for its end or a new writer, from now on. UNKNOWN_SESSION.
+    pub async fn watch_run(
+        &self,
+        namespace: &Namespace,
+        session: &SessionName,
+        run: &RunId,
+    ) -> Result<RunWatch, Refusal> {
+        let reader = LocalReader::of(self.shard()?);
+        reader.watch_run(namespace, session, run).await
+    }
+
+    /// How the shard stands, as far as this node knows.
+    pub fn status(&self) -> ShardStatus {
+        match &self.local {
+            Some(shard) => status(shard),
+            None => self.reported(),
+        }
+    }
+
+    /// How it stands elsewhere, as its holders said last.
+    fn reported(&self) -> ShardStatus {
+        let topology = self.host.meta.topology();
+        let placement = topology.placement(self.id).cloned().unwrap_or_default();
+        let reports = placement.replicas.iter().filter_map(|node| self.host.report_of(*node));
+        let replicas = reports.flat_map(|report| report.replicas);
+        let newest = replicas
+            .filter(|replica| replica.group == self.id.0)
+            .max_by_key(|replica| (replica.term, replica.applied));
+        let newest = newest.unwrap_or_default();
+        ShardStatus {
+            id: self.id,
+            leader: (newest.leader != 0).then_some(NodeId(newest.leader)),
+            replicas: placement.replicas,
+            term: newest.term,
+            applied: newest.applied,
+            committed: newest.committed,
+            ..ShardStatus::default()
+        }
+    }
+}
+
+/// Reads of a shard that this node holds.
+struct LocalReader<'s> {
+    shard: &'s Arc<Shard>,
+}
+
+impl<'s> LocalReader<'s> {
+    fn of(shard: &'s Arc<Shard>) -> Self {
+        Self { shard }
     }
 
     fn epoch(&self, session: everwire_core::row::SessionKey) -> SessionEpoch {
@@ -187,7 +335,7 @@ impl ShardHandle {
 
     /// Answers where a reader stands and opens its subscription. NOT_LEADER, NO_QUORUM,
     /// DRAINING, INTERNAL.
-    pub async fn attach(&self, request: AttachRequest) -> Result<Attached, Refusal> {
+    async fn attach(&self, request: AttachRequest) -> Result<Attached, Refusal> {
         let name = SessionRef {
             namespace: request.namespace,
             session: request.session,
@@ -221,7 +369,7 @@ impl ShardHandle {
     /// One page of committed events from `from` on (0 and 1: from the earliest), at most
     /// `limit` (0: as many as fit [`READ_BYTES_MAX`](everwire_core::limits::READ_BYTES_MAX)).
     /// UNKNOWN_SESSION; GONE for another `epoch`, below the trim point or above the tail.
-    pub async fn read(
+    async fn read(
         &self,
         namespace: &Namespace,
         session: &SessionName,
@@ -282,7 +430,7 @@ impl ShardHandle {
     }
 
     /// A session as it stands. UNKNOWN_SESSION.
-    pub async fn show(
+    async fn show(
         &self,
         namespace: &Namespace,
         session: &SessionName,
@@ -318,7 +466,7 @@ impl ShardHandle {
 
     /// Sessions of this shard whose names begin with `prefix`, in the shard's own order, after
     /// the session `after`, at most `limit`.
-    pub async fn list(
+    async fn list(
         &self,
         namespace: &Namespace,
         prefix: &str,
@@ -344,7 +492,7 @@ impl ShardHandle {
     }
 
     /// A run as it stands. UNKNOWN_SESSION, UNKNOWN_RUN.
-    pub async fn run(
+    async fn run(
         &self,
         namespace: &Namespace,
         session: &SessionName,
@@ -382,7 +530,7 @@ impl ShardHandle {
     }
 
     /// Watches a run for its end or a new writer, from now on. UNKNOWN_SESSION.
-    pub async fn watch_run(
+    async fn watch_run(
         &self,
         namespace: &Namespace,
         session: &SessionName,
@@ -399,25 +547,25 @@ impl ShardHandle {
         let session = named.await?.ok_or_else(unknown_session)?;
         Ok(self.shard.feed.runs.watch(session, run.clone()))
     }
+}
 
-    /// How the shard stands on this node, from memory.
-    pub fn status(&self) -> ShardStatus {
-        let metrics = self.shard.raft.metrics();
-        let metrics = metrics.borrow_watched();
-        let index = |id: Option<crate::raft::types::LogId>| id.map_or(0, |id| id.index());
-        let members = metrics.membership_config.nodes();
-        let (people_bytes, agent_bytes) = self.shard.lanes.queued_bytes();
-        ShardStatus {
-            id: self.shard.id,
-            leader: metrics.current_leader.map(NodeId),
-            replicas: members.map(|(node, _)| NodeId(*node)).collect(),
-            term: metrics.current_term,
-            applied: index(metrics.last_applied),
-            committed: index(metrics.local_committed),
-            purged: index(metrics.purged),
-            people_bytes,
-            agent_bytes,
-        }
+/// How a shard stands on this node, from memory.
+fn status(shard: &Shard) -> ShardStatus {
+    let metrics = shard.raft.metrics();
+    let metrics = metrics.borrow_watched();
+    let index = |id: Option<crate::raft::types::LogId>| id.map_or(0, |id| id.index());
+    let members = metrics.membership_config.nodes();
+    let (people_bytes, agent_bytes) = shard.lanes.queued_bytes();
+    ShardStatus {
+        id: shard.id,
+        leader: metrics.current_leader.map(NodeId),
+        replicas: members.map(|(node, _)| NodeId(*node)).collect(),
+        term: metrics.current_term,
+        applied: index(metrics.last_applied),
+        committed: index(metrics.local_committed),
+        purged: index(metrics.purged),
+        people_bytes,
+        agent_bytes,
     }
 }
 

@@ -29,6 +29,14 @@ pub struct Pending {
     answer: oneshot::Receiver<Result<Outcome, Refusal>>,
 }
 
+impl Pending {
+    /// A command's future, and where its outcome goes.
+    pub(crate) fn new() -> (Answer, Self) {
+        let (sender, answer) = oneshot::channel();
+        (sender, Self { answer })
+    }
+}
+
 impl Future for Pending {
     type Output = Result<Outcome, Refusal>;
 
@@ -119,7 +127,7 @@ impl Lanes {
             let message = "the shard has no room for this right now";
             return Err(Refusal::with(Code::Overloaded, message, details));
         }
-        let (answer, pending) = oneshot::channel();
+        let (answer, pending) = Pending::new();
         queue.bytes += bytes;
         queue.commands.push_back(Queued {
             command,
@@ -128,7 +136,7 @@ impl Lanes {
         });
         drop(state);
         self.ready.notify_one();
-        Ok(Pending { answer: pending })
+        Ok(pending)
     }
 
     /// Bytes that wait, people's and agents'.

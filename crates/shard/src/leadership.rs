@@ -1,44 +1,50 @@
-//! Who leads a shard, as this node knows it; and what follows when nobody does.
+//! Who leads a group, as this node knows it; and what follows when nobody does.
 
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use everwire_core::limits::STALE_AFTER;
-use everwire_core::{Code, Details, NodeId, Refusal, ShardId};
-use openraft::async_runtime::WatchReceiver;
+use everwire_core::{Code, Details, NodeId, Refusal};
+use openraft::async_runtime::{Instant as _, WatchReceiver};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::apply::Applier;
 use crate::feed::Feed;
+use crate::peer::Links;
 use crate::raft::types::Raft;
 
-/// Who leads one shard.
-#[derive(Debug)]
+/// Who leads one group.
 pub(crate) struct Leadership {
-    shard: u32,
+    group: u32,
     node: u64,
+    links: Arc<Links>,
     state: Mutex<State>,
 }
 
 #[derive(Debug)]
 struct State {
     leader: Option<u64>,
-    addr: Option<String>,
-    /// The last moment at which a leader was known.
+    term: u64,
+    /// Since when this leader leads.
+    since: Instant,
+    /// The last moment at which the leader was heard, or a majority heard it.
     seen: Instant,
 }
 
 impl Leadership {
     /// Nobody leads yet.
-    pub(crate) fn new(shard: ShardId, node: NodeId) -> Self {
+    pub(crate) fn new(group: u32, node: NodeId, links: Arc<Links>) -> Self {
+        let now = Instant::now();
         Self {
-            shard: shard.0,
+            group,
             node: node.0,
+            links,
             state: Mutex::new(State {
                 leader: None,
-                addr: None,
-                seen: Instant::now(),
+                term: 0,
+                since: now,
+                seen: now,
             }),
         }
     }
@@ -52,53 +58,71 @@ impl Leadership {
         self.lock().leader.map(NodeId)
     }
 
-    /// Refuses what only a leader may take, unless this node leads.
-    pub(crate) fn check_leads(&self) -> Result<(), Refusal> {
+    /// Whether this node leads.
+    pub(crate) fn leads(&self) -> bool {
+        self.lock().leader == Some(self.node)
+    }
+
+    /// How long this node has led; `None` if it does not.
+    pub(crate) fn leads_for(&self) -> Option<Duration> {
         let state = self.lock();
-        if state.leader == Some(self.node) {
-            return Ok(());
-        }
+        (state.leader == Some(self.node)).then(|| state.since.elapsed())
+    }
+
+    /// What a caller is told who should ask the leader.
+    pub(crate) fn not_leader(&self) -> Refusal {
+        let state = self.lock();
         let details = Details {
-            leader: state.addr.clone(),
+            leader: state.leader.and_then(|leader| self.links.client_addr(leader)),
+            term: Some(state.term),
             ..Details::default()
         };
         let message = "this node does not lead the session's shard";
-        Err(Refusal::with(Code::NotLeader, message, details))
+        Refusal::with(Code::NotLeader, message, details)
     }
 
-    /// How long ago a leader was heard; zero on the leader. With one voter there is no other
-    /// case than "leads" and "nobody leads"; the peer transport adds the age of the last beat.
-    pub(crate) fn leader_seen(&self) -> Duration {
-        let state = self.lock();
-        match state.leader {
-            Some(_) => Duration::ZERO,
-            None => state.seen.elapsed(),
+    /// The leader spoke just now.
+    pub(crate) fn heard(&self, node: NodeId) {
+        let mut state = self.lock();
+        if state.leader == Some(node.0) {
+            state.seen = Instant::now();
         }
+    }
+
+    /// How long ago a leader was heard; on the leader itself, how long ago a majority heard it.
+    pub(crate) fn leader_seen(&self) -> Duration {
+        self.lock().seen.elapsed()
     }
 
     /// Takes what the group's Raft says now.
     pub(crate) fn update(&self, raft: &Raft) {
-        let metrics = raft.server_metrics();
+        let metrics = raft.metrics();
         let metrics = metrics.borrow_watched();
         let leader = metrics.current_leader;
         let membership = metrics.membership_config.membership();
-        let addr = leader.and_then(|leader| membership.get_node(&leader));
-        let addr = addr.map(|peer| peer.addr.clone());
+        let alone = membership.voter_ids().eq([self.node]);
         let mut state = self.lock();
-        if leader.is_some() || state.leader.is_some() {
-            state.seen = Instant::now();
+        if leader == Some(self.node) {
+            let acked = metrics.last_quorum_acked.map(|at| at.elapsed());
+            let age = if alone { Some(Duration::ZERO) } else { acked };
+            let at = age.and_then(|age| Instant::now().checked_sub(age));
+            state.seen = at.map_or(state.seen, |at| at.max(state.seen));
         }
-        if leader != state.leader {
-            let (shard, node) = (self.shard, self.node);
-            tracing::info!(shard, node, leader, "leadership changed");
+        if (leader, metrics.current_term) != (state.leader, state.term) {
+            let (group, node, term) = (self.group, self.node, metrics.current_term);
+            tracing::info!(group, node, leader, term, "leadership changed");
+            state.since = Instant::now();
+            if leader.is_some() {
+                state.seen = state.since;
+            }
         }
         state.leader = leader;
-        state.addr = addr;
+        state.term = metrics.current_term;
     }
 }
 
 /// Follows a group's leadership until `stop`. Ends subscriptions with STALE while no leader is
-/// known; ends the process when the group's Raft has stopped by itself.
+/// heard; ends the process when the group's Raft has stopped by itself.
 pub(crate) async fn watch(
     raft: Raft,
     leadership: Arc<Leadership>,
@@ -113,7 +137,6 @@ pub(crate) async fn watch(
             let message = "this replica has heard no leader for a while";
             feed.end(&Refusal::new(Code::Stale, message));
         }
-        let recheck = STALE_AFTER / 4;
         tokio::select! {
             () = stop.cancelled() => return,
             changed = metrics.changed() => if changed.is_err() {
@@ -123,7 +146,7 @@ pub(crate) async fn watch(
                 }
                 return;
             },
-            () = tokio::time::sleep(recheck), if leadership.leader().is_none() => {},
+            () = tokio::time::sleep(STALE_AFTER / 4) => {},
         }
     }
 }

@@ -40,7 +40,10 @@ pub(crate) fn not_leader(forward: ForwardToLeader<TypeConfig>) -> Refusal {
 fn answer(answers: Vec<Answer>, result: ClientWriteResult<TypeConfig>) {
     let refusal = match result {
         Ok(response) => {
-            let Outcomes(outcomes) = response.data;
+            let outcomes = match response.data {
+                Outcomes::Sessions(outcomes) => outcomes,
+                Outcomes::Topology(_) => Vec::new(),
+            };
             if outcomes.len() == answers.len() {
                 for (answer, outcome) in answers.into_iter().zip(outcomes) {
                     // Whoever asked may have left.

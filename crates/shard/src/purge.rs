@@ -7,10 +7,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use everwire_core::ids::META_GROUP;
 use openraft::async_runtime::WatchReceiver;
-use tokio_util::sync::CancellationToken;
 
 use crate::group::Shard;
+use crate::meta::Meta;
+use crate::raft::machine::MarkerBound;
+use crate::raft::types::Raft;
+use crate::reads::Reads;
+use crate::set::Host;
 
 /// How often the purge looks. What it finds moves only when the event DB was flushed, so there
 /// is one purge per flush at most, and one range tombstone per purge (engine, DeleteRange).
@@ -18,16 +23,47 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// How long one marker snapshot may take: a flush of the event DB.
 const MARKER_WITHIN: Duration = Duration::from_secs(60);
 
-/// Purges all shards' logs behind their flushes, until `stop`.
-pub(crate) async fn run(shards: Vec<Arc<Shard>>, stop: CancellationToken) {
+/// What a purge needs of a group.
+pub(crate) struct Purged {
+    group: u32,
+    raft: Raft,
+    marker: Arc<MarkerBound>,
+    reads: Reads,
+}
+
+impl Purged {
+    pub(crate) fn of(shard: &Shard) -> Self {
+        Self {
+            group: shard.id.0,
+            raft: shard.raft.raft(),
+            marker: shard.marker.clone(),
+            reads: shard.reads.clone(),
+        }
+    }
+
+    fn of_meta(meta: &Meta, reads: &Reads) -> Self {
+        Self {
+            group: META_GROUP,
+            raft: meta.raft.raft(),
+            marker: meta.marker.clone(),
+            reads: reads.clone(),
+        }
+    }
+}
+
+/// Purges all groups' logs behind their flushes, until `stop`.
+pub(crate) async fn run(host: Arc<Host>) {
     loop {
         tokio::select! {
-            () = stop.cancelled() => return,
+            () = host.stop.cancelled() => return,
             () = tokio::time::sleep(LOOK_EVERY) => {},
         }
-        for shard in &shards {
-            if let Err(reason) = purge(shard).await {
-                tracing::warn!(shard = %shard.id, %reason, "the log was not purged");
+        let hosted = host.hosted();
+        let groups = hosted.iter().map(|shard| Purged::of(shard));
+        let meta = Purged::of_meta(&host.meta, &host.shared.reads);
+        for group in groups.chain([meta]) {
+            if let Err(reason) = purge(&group).await {
+                tracing::warn!(group = group.group, %reason, "the log was not purged");
             }
         }
     }
@@ -35,9 +71,9 @@ pub(crate) async fn run(shards: Vec<Arc<Shard>>, stop: CancellationToken) {
 
 /// Purges one shard's log up to what is durably applied. Returns when openraft was told to; the
 /// store refuses, and ends the process, if that were too far.
-pub(crate) async fn purge(shard: &Shard) -> Result<(), String> {
+pub(crate) async fn purge(shard: &Purged) -> Result<(), String> {
     let text = |error: &dyn std::fmt::Display| error.to_string();
-    let group = shard.id.0;
+    let group = shard.group;
     let durable = shard
         .reads
         .run(move |store| Ok(store.durable_applied(group)));

@@ -1,36 +1,92 @@
-//! All shards of one node: opened together, found by name, shut down together.
+//! The shards of one node: its place in the cluster, its groups, the way to everybody else's.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::sync::{Arc, RwLock};
 
 use everwire_core::limits::{APPLY_THREADS_MAX, DRAIN_WITHIN};
-use everwire_core::{Clock, Code, Namespace, Refusal, SessionName, ShardId, Slot};
-use everwire_store::{Store, StoreError};
-use futures_util::future::{join_all, try_join_all};
+use everwire_core::topology::Topology;
+use everwire_core::{
+    Clock, Code, Namespace, NodeId, Random, Refusal, SessionName, ShardId, Slot,
+};
+use everwire_proto::internal_v1 as wire;
+use everwire_rules::RULES_VERSION;
+use everwire_core::ids::META_GROUP;
+use everwire_store::{Identity, Store, StoreError};
+use futures_util::future::join_all;
 use tokio::sync::{Mutex, mpsc};
-use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::apply::ApplyThreads;
 use crate::feed::Budget;
+use crate::formation::{self, About, Wish};
 use crate::group::{Shard, Shared, Tasks};
 use crate::handle::ShardHandle;
+use crate::meta::Meta;
+use crate::peer::{self, Beats, Door, Forwards, Greeted, GroupEntry, Links, Peers, Phase};
 use crate::purge;
 use crate::reads::Reads;
+use crate::steward;
+use crate::support::Support;
 
 pub use everwire_store::OnFatal;
 
-/// What the shards of a node need besides their disk, which says which node of which cluster
-/// this is, and how many shards there are.
-#[derive(Clone)]
+/// What the shards of a node need besides their disk.
 pub struct ShardSetConfig {
-    /// This node's address for clients, told to others through the groups' membership.
+    /// This node's address for clients, told to everybody through the topology.
     pub addr: String,
     /// Wall clock for stamps.
     pub clock: Arc<dyn Clock>,
+    /// Mints what must be nobody else's.
+    pub random: Arc<dyn Random>,
     /// Ends the process: called with the reason when going on could lose or invent data. It is
     /// expected not to return to a state in which this node still acks.
     pub on_fatal: OnFatal,
+    /// The other nodes; `None` for a cluster of one.
+    pub peers: Option<Peers>,
+    /// The cluster that an empty disk must come to; `None` takes any.
+    pub cluster: Option<String>,
+    /// Shards of a new cluster.
+    pub shards: u32,
+}
+
+/// Where a node's store comes from.
+pub trait Disk: Send + Sync + 'static {
+    /// Whose directory this is; `None` while it is empty. Waits for the disk.
+    fn identity(&self) -> Result<Option<Identity>, StoreError>;
+
+    /// Opens it, or makes it if it is empty. Waits for the disk.
+    fn open(&self, identity: Identity) -> Result<Arc<dyn Store>, StoreError>;
+
+    /// Puts what is there aside, so that the node can begin anew. Waits for the disk.
+    fn retire(&self) -> Result<(), StoreError>;
+}
+
+/// A data directory on the real disk.
+#[cfg(feature = "rocks")]
+pub struct Directory {
+    /// Where it is.
+    pub path: std::path::PathBuf,
+    /// How it is opened; whose it is, is added.
+    pub options: everwire_store::OpenOptions,
+}
+
+#[cfg(feature = "rocks")]
+impl Disk for Directory {
+    fn identity(&self) -> Result<Option<Identity>, StoreError> {
+        everwire_store::rocks::peek_identity(&self.path)
+    }
+
+    fn open(&self, identity: Identity) -> Result<Arc<dyn Store>, StoreError> {
+        let mut options = self.options.clone();
+        options.create = Some(identity);
+        Ok(everwire_store::rocks::RocksStore::open(&self.path, options)?)
+    }
+
+    fn retire(&self) -> Result<(), StoreError> {
+        everwire_store::rocks::retire(&self.path).map(|_aside| ())
+    }
 }
 
 /// Why the shards of a node could not be opened.
@@ -51,13 +107,32 @@ pub enum OpenError {
         /// What happened.
         reason: String,
     },
+    /// The metadata group did not start.
+    #[error("the metadata group did not start: {reason}")]
+    Meta {
+        /// What happened.
+        reason: String,
+    },
+    /// The peer listener cannot be served.
+    #[error("peers cannot be served: {0}")]
+    Peers(String),
+    /// The cluster does not take this node, or this node the cluster.
+    #[error("{0}")]
+    Refused(Refusal),
+    /// Our mistake: something panicked.
+    #[error("opening failed: {0}")]
+    Panicked(String),
 }
 
 impl OpenError {
-    pub(crate) fn group(shard: ShardId, reason: impl std::fmt::Display) -> Self {
-        Self::Group {
-            shard,
-            reason: reason.to_string(),
+    pub(crate) fn group(group: u32, reason: impl std::fmt::Display) -> Self {
+        let reason = reason.to_string();
+        match group {
+            META_GROUP => Self::Meta { reason },
+            shard => Self::Group {
+                shard: ShardId(shard),
+                reason,
+            },
         }
     }
 
@@ -66,87 +141,303 @@ impl OpenError {
         match self {
             Self::Store(StoreError::Newer { .. }) => Code::UnsupportedVersion,
             Self::Store(StoreError::WrongCluster { .. }) => Code::WrongCluster,
-            Self::Store(_) | Self::Threads(_) | Self::Group { .. } => Code::Internal,
+            Self::Refused(refusal) => refusal.code,
+            Self::Store(_)
+            | Self::Threads(_)
+            | Self::Group { .. }
+            | Self::Meta { .. }
+            | Self::Peers(_)
+            | Self::Panicked(_) => Code::Internal,
         }
     }
 }
 
-/// Opens a data directory on the real disk, or makes it if the options say what to write.
-/// Waits for the disk.
-#[cfg(feature = "rocks")]
-pub fn open_store(
-    dir: &std::path::Path,
-    options: everwire_store::OpenOptions,
-) -> Result<Arc<dyn Store>, OpenError> {
-    Ok(everwire_store::rocks::RocksStore::open(dir, options)?)
-}
-
 /// The shards of one node.
 pub struct ShardSet {
-    shards: Vec<ShardHandle>,
-    store: Arc<dyn Store>,
-    stop: CancellationToken,
+    host: Arc<Host>,
     /// Taken by the first shutdown.
     running: Mutex<Option<Running>>,
 }
 
+/// What every task of a node's shards shares.
+pub(crate) struct Host {
+    pub(crate) shared: Shared,
+    pub(crate) identity: Identity,
+    pub(crate) about: About,
+    pub(crate) door: Arc<Door>,
+    pub(crate) meta: Arc<Meta>,
+    pub(crate) formation: Option<wire::Formation>,
+    shards: RwLock<BTreeMap<u32, Arc<Shard>>>,
+    tasks: Mutex<BTreeMap<u32, Tasks>>,
+    /// What the other nodes said last.
+    reports: RwLock<BTreeMap<NodeId, wire::ReportResponse>>,
+    pub(crate) stop: CancellationToken,
+}
+
 struct Running {
-    tasks: Vec<Tasks>,
-    purge: JoinSet<()>,
+    duties: JoinSet<()>,
+    meta: JoinSet<()>,
+    peers: Option<JoinHandle<()>>,
+    /// Ends the peer listener.
+    peers_stop: DropGuard,
     /// Ends when nothing of openraft's uses the store any more.
     released: mpsc::Receiver<Infallible>,
 }
 
+impl Host {
+    pub(crate) fn local(&self, shard: ShardId) -> Option<Arc<Shard>> {
+        let shards = self.shards.read().expect("no panic happens under this lock");
+        shards.get(&shard.0).cloned()
+    }
+
+    /// The shards that this node holds.
+    pub(crate) fn hosted(&self) -> Vec<Arc<Shard>> {
+        let shards = self.shards.read().expect("no panic happens under this lock");
+        shards.values().cloned().collect()
+    }
+
+    /// Opens a shard that this node is to hold.
+    pub(crate) async fn host(
+        &self,
+        id: ShardId,
+        voters: Option<BTreeMap<u64, crate::raft::types::Peer>>,
+    ) -> Result<(), OpenError> {
+        let (shard, tasks) = Shard::open(id, &self.shared, voters).await?;
+        let entry = GroupEntry {
+            raft: shard.raft.raft(),
+            leadership: shard.leadership.clone(),
+            shard: Some(shard.clone()),
+        };
+        self.tasks.lock().await.insert(id.0, tasks);
+        self.door.groups.insert(id.0, entry);
+        let mut shards = self.shards.write().expect("no panic happens under this lock");
+        shards.insert(id.0, shard);
+        Ok(())
+    }
+
+    /// Stops a shard that this node no longer holds.
+    pub(crate) async fn unhost(&self, id: ShardId) {
+        self.door.groups.remove(id.0);
+        let shard = {
+            let mut shards = self.shards.write().expect("no panic happens under this lock");
+            shards.remove(&id.0)
+        };
+        let tasks = self.tasks.lock().await.remove(&id.0);
+        let (Some(shard), Some(mut tasks)) = (shard, tasks) else {
+            return;
+        };
+        let refusal = Refusal::new(Code::Stale, "the shard is no longer held here");
+        shard.lanes.close(refusal.clone());
+        shard.feed.close(&refusal);
+        tasks.stop.cancel();
+        shard.raft.stop().await;
+        tasks.proposer.shutdown().await;
+        tasks.watcher.shutdown().await;
+    }
+
+    /// What a node said last.
+    pub(crate) fn report_of(&self, node: NodeId) -> Option<wire::ReportResponse> {
+        let reports = self.reports.read().expect("no panic happens under this lock");
+        reports.get(&node).cloned()
+    }
+
+    pub(crate) fn put_report(&self, node: NodeId, report: wire::ReportResponse) {
+        let mut reports = self.reports.write().expect("no panic happens under this lock");
+        reports.insert(node, report);
+    }
+
+    /// Who leads a shard: as this node's replica knows, else as the others said.
+    pub(crate) fn leader_of(&self, shard: ShardId) -> Option<NodeId> {
+        if let Some(local) = self.local(shard) {
+            return local.leadership.leader();
+        }
+        let reports = self.reports.read().expect("no panic happens under this lock");
+        let replicas = reports.values().flat_map(|report| &report.replicas);
+        let known = replicas.filter(|replica| replica.group == shard.0 && replica.leader != 0);
+        let newest = known.max_by_key(|replica| replica.term)?;
+        Some(NodeId(newest.leader))
+    }
+
+    /// Whether a node was heard lately; this node always is.
+    pub(crate) fn is_alive(&self, node: NodeId, within: std::time::Duration) -> bool {
+        let silent = self.shared.links.silent_for(node.0);
+        node == self.identity.node || silent.is_some_and(|silent| silent < within)
+    }
+}
+
 impl ShardSet {
-    /// Starts every group; makes groups of one voter on an empty disk. Returns when each has a
-    /// leader and has applied all that was acked before the last stop, so that no read can go
-    /// back in time. If the future is dropped, what was started is stopped.
+    /// Finds this node's place in its cluster, opens its disk and starts what it holds. Returns
+    /// when a cluster of one serves, and in any other as soon as this node takes part: its
+    /// leaders are found in their own time, see [`ShardSet::ready`]. A node with an empty disk
+    /// waits here until there is a cluster.
+    pub async fn start(disk: Arc<dyn Disk>, config: ShardSetConfig) -> Result<Self, OpenError> {
+        let (mut config, mut peers) = (config, None);
+        std::mem::swap(&mut config.peers, &mut peers);
+        let entrance = Entrance::open(&config, peers)?;
+        let found = {
+            let disk = disk.clone();
+            on_disk(move || disk.identity()).await?
+        };
+        let opened = match found {
+            Some(identity) => entrance.come_back(disk.clone(), identity).await?,
+            None => None,
+        };
+        let (store, formation) = match opened {
+            Some(store) => (store, None),
+            None => {
+                let (identity, formation) = entrance.find_place(&config).await?;
+                (on_disk(move || disk.open(identity)).await?, formation)
+            },
+        };
+        Self::assemble(store, config, entrance, formation).await
+    }
+
+    /// The same on a store that is open already.
     pub async fn open(store: Arc<dyn Store>, config: ShardSetConfig) -> Result<Self, OpenError> {
-        let count = store.identity().shards;
-        let groups = usize::try_from(count).expect("32 bits fit");
+        let (mut config, mut peers) = (config, None);
+        std::mem::swap(&mut config.peers, &mut peers);
+        let entrance = Entrance::open(&config, peers)?;
+        Self::assemble(store, config, entrance, None).await
+    }
+
+    async fn assemble(
+        store: Arc<dyn Store>,
+        config: ShardSetConfig,
+        entrance: Entrance,
+        formation: Option<wire::Formation>,
+    ) -> Result<Self, OpenError> {
+        let identity = store.identity().clone();
+        let about = entrance.door.about.clone();
+        let formation = match (&entrance.wish, formation) {
+            (None, _) => {
+                let cluster = identity.cluster.clone();
+                let alone = formation::alone(&about, cluster, identity.shards);
+                // A cluster of one goes on as whoever it is.
+                (identity.node == NodeId(1)).then_some(alone)
+            },
+            (Some(_), formation) => formation,
+        };
+        entrance.links.introduce(&identity.cluster, identity.node.0);
+        entrance.door.set_phase(Phase::Member {
+            cluster: identity.cluster.clone(),
+            node: identity.node,
+            formation: formation.clone(),
+        });
+        let _ = entrance.door.store.set(store.clone());
+        let groups = usize::try_from(identity.shards).expect("32 bits fit");
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        let threads = ApplyThreads::start(threads.min(APPLY_THREADS_MAX).min(groups), groups);
+        let threads = ApplyThreads::start(threads.min(APPLY_THREADS_MAX).min(groups), groups + 1);
         let (alive, released) = mpsc::channel(1);
+        let links = entrance.links.clone();
         let shared = Shared {
-            store: store.clone(),
-            addr: config.addr,
-            clock: config.clock,
-            on_fatal: config.on_fatal,
+            reads: Reads::new(store.clone()),
+            store,
+            beats: Arc::new(Beats::new(links.clone(), config.clock.clone())),
+            forwards: Arc::new(Forwards::new(links.clone())),
+            links,
+            clock: config.clock.clone(),
+            on_fatal: config.on_fatal.clone(),
             threads: threads.map_err(OpenError::Threads)?,
             budget: Arc::<Budget>::default(),
-            reads: Reads::new(store.clone()),
-            stop: CancellationToken::new(),
+            support: Arc::new(Support::new(identity.node, RULES_VERSION)),
             alive,
         };
-        let opening = (0..count).map(|number| Shard::open(ShardId(number), &shared));
-        let opened = try_join_all(opening).await?;
-        let (shards, tasks): (Vec<_>, Vec<_>) = opened.into_iter().unzip();
-        let mut purge = JoinSet::new();
-        purge.spawn(purge::run(shards.clone(), shared.stop.clone()));
+        let stop = CancellationToken::new();
+        let voters = formation.as_ref().map(formation::voters);
+        let (meta, meta_tasks) = Meta::open(&shared, voters, stop.clone()).await?;
+        let entry = GroupEntry {
+            raft: meta.raft.raft(),
+            leadership: meta.leadership.clone(),
+            shard: None,
+        };
+        entrance.door.groups.insert(META_GROUP, entry);
+        let _ = entrance.door.meta.set(meta.clone());
+        let host = Arc::new(Host {
+            shared,
+            identity,
+            about,
+            door: entrance.door,
+            meta,
+            formation,
+            shards: RwLock::default(),
+            tasks: Mutex::default(),
+            reports: RwLock::default(),
+            stop,
+        });
+        let duties = steward::start(&host, entrance.wish).await?;
         Ok(Self {
-            shards: shards.into_iter().map(ShardHandle::new).collect(),
-            store,
-            stop: shared.stop,
+            host,
             running: Mutex::new(Some(Running {
-                tasks,
-                purge,
+                duties,
+                meta: meta_tasks,
+                peers: entrance.server,
+                peers_stop: entrance.stop,
                 released,
             })),
         })
     }
 
-    /// The shard that holds a session.
-    pub fn shard(&self, namespace: &Namespace, session: &SessionName) -> &ShardHandle {
-        let count = u32::try_from(self.shards.len()).expect("at most 4,096 shards");
-        let shard = ShardId::holding(Slot::of(namespace, session), count);
-        self.shards
-            .get(usize::try_from(shard.0).expect("32 bits fit"))
-            .expect("a slot maps below the shard count")
+    /// Whose directory this is.
+    pub fn identity(&self) -> &Identity {
+        &self.host.identity
     }
 
-    /// Every shard, in the order of their ids.
-    pub fn shards(&self) -> &[ShardHandle] {
-        &self.shards
+    /// The topology as this node knows it.
+    pub fn topology(&self) -> Arc<Topology> {
+        self.host.meta.topology()
+    }
+
+    /// Whether a node was heard lately.
+    pub fn is_alive(&self, node: NodeId) -> bool {
+        self.host.is_alive(node, everwire_core::limits::DEAD_AFTER)
+    }
+
+    /// Whether every shard that this node is to hold is held and has a leader.
+    pub fn ready(&self) -> bool {
+        let topology = self.host.meta.topology();
+        let node = self.host.identity.node;
+        let mut wanted = (0..).map(ShardId).zip(&topology.shards);
+        topology.is_formed()
+            && wanted.all(|(id, placement)| {
+                let local = self.host.local(id);
+                let led = local.is_some_and(|shard| shard.leadership.leader().is_some());
+                led || !placement.replicas.contains(&node)
+            })
+    }
+
+    /// The shard that holds a session.
+    pub fn shard(&self, namespace: &Namespace, session: &SessionName) -> ShardHandle {
+        let slot = Slot::of(namespace, session);
+        self.handle(ShardId::holding(slot, self.host.identity.shards))
+    }
+
+    /// A shard by its number, whoever holds it.
+    pub fn handle(&self, shard: ShardId) -> ShardHandle {
+        ShardHandle::new(shard, self.host.local(shard), self.host.clone())
+    }
+
+    /// Every shard of the cluster, in the order of their ids.
+    pub fn shards(&self) -> Vec<ShardHandle> {
+        let all = (0..self.host.identity.shards).map(ShardId);
+        all.map(|shard| self.handle(shard)).collect()
+    }
+
+    /// The leader of the metadata group.
+    pub fn meta_leader(&self) -> Option<NodeId> {
+        self.host.meta.leadership.leader()
+    }
+
+    /// Hands the leadership of a shard to a node, or to whichever is best, wherever it is now.
+    /// Answers who leads then. NOT_LEADER, WRONG_STATE, NO_QUORUM.
+    pub async fn transfer(&self, shard: ShardId, to: Option<NodeId>) -> Result<NodeId, Refusal> {
+        steward::transfer(&self.host, shard, to).await
+    }
+
+    /// Moves everything that a node holds elsewhere, and then lets it go. Answers the version of
+    /// the topology that says so. WRONG_STATE when there is no node to take it.
+    pub async fn retire(&self, node: NodeId) -> Result<u64, Refusal> {
+        let change = everwire_core::topology::Change::Retire { node };
+        Ok(self.host.meta.change(change).await?.version)
     }
 
     /// Flushes the event DB and purges every shard's log behind it, now instead of in a while.
@@ -156,17 +447,24 @@ impl ShardSet {
             Refusal::new(Code::Internal, "the logs were not purged")
         };
         self.flush().await.map_err(failed)?;
-        for handle in &self.shards {
-            purge::purge(handle.shard()).await.map_err(failed)?;
+        for shard in self.host.hosted() {
+            purge::purge(&purge::Purged::of(&shard)).await.map_err(failed)?;
         }
         Ok(())
     }
 
     async fn flush(&self) -> Result<(), String> {
-        let store = self.store.clone();
+        let store = self.host.shared.store.clone();
         let flushed = tokio::task::spawn_blocking(move || store.flush()).await;
         let flushed = flushed.map_err(|error| error.to_string())?;
         flushed.map_err(|error| error.to_string())
+    }
+
+    /// Hands over every leadership that another node can take. What is admitted meanwhile still
+    /// goes its way. The first part of a planned stop.
+    pub async fn hand_over(&self) {
+        self.host.door.set_draining();
+        steward::hand_over_all(&self.host).await;
     }
 
     /// Ends subscriptions with DRAINING, refuses new commands, waits for those admitted, stops
@@ -175,18 +473,31 @@ impl ShardSet {
         let Some(mut running) = self.running.lock().await.take() else {
             return;
         };
+        self.host.door.set_draining();
         self.close();
-        let proposers = running.tasks.iter_mut();
+        let mut tasks = self.host.tasks.lock().await;
+        let proposers = tasks.values_mut();
         let drained = join_all(proposers.map(|tasks| tasks.proposer.join_next()));
         if tokio::time::timeout(DRAIN_WITHIN, drained).await.is_err() {
             tracing::warn!("some admitted commands were not applied before the shutdown");
         }
-        self.stop.cancel();
-        for tasks in &mut running.tasks {
+        self.host.stop.cancel();
+        for tasks in tasks.values_mut() {
+            tasks.stop.cancel();
             tasks.watcher.join_next().await;
         }
-        running.purge.join_next().await;
-        join_all(self.shards.iter().map(|handle| handle.shard().raft.stop())).await;
+        tasks.clear();
+        drop(tasks);
+        running.duties.shutdown().await;
+        running.meta.shutdown().await;
+        drop(running.peers_stop);
+        if let Some(peers) = running.peers {
+            // It only ends.
+            let _ = peers.await;
+        }
+        let hosted = self.host.hosted();
+        join_all(hosted.iter().map(|shard| shard.raft.stop())).await;
+        self.host.meta.raft.stop().await;
         let released = tokio::time::timeout(DRAIN_WITHIN, running.released.recv());
         if released.await.is_err() {
             tracing::warn!("something still uses the store after the shutdown");
@@ -198,9 +509,9 @@ impl ShardSet {
 
     fn close(&self) {
         let refusal = Refusal::new(Code::Draining, "the node is about to stop");
-        for handle in &self.shards {
-            handle.shard().lanes.close(refusal.clone());
-            handle.shard().feed.close(&refusal);
+        for shard in self.host.hosted() {
+            shard.lanes.close(refusal.clone());
+            shard.feed.close(&refusal);
         }
     }
 }
@@ -208,17 +519,152 @@ impl ShardSet {
 impl Drop for ShardSet {
     /// Like the end of the process: nothing is waited for. Whatever was acked is on disk.
     fn drop(&mut self) {
-        if self.running.get_mut().is_none() {
+        if self.running.get_mut().take().is_none() {
             return;
         }
-        self.stop.cancel();
+        self.host.stop.cancel();
         self.close();
         let Ok(runtime) = tokio::runtime::Handle::try_current() else {
             return;
         };
-        for handle in &self.shards {
-            let shard = handle.shard().clone();
+        for shard in self.host.hosted() {
             runtime.spawn(async move { shard.raft.stop().await });
+        }
+        let meta = self.host.meta.clone();
+        runtime.spawn(async move { meta.raft.stop().await });
+    }
+}
+
+async fn on_disk<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, OpenError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    Ok(done.map_err(|error| OpenError::Panicked(error.to_string()))??)
+}
+
+/// A node on its way in: its peer listener is open, its disk is not.
+struct Entrance {
+    door: Arc<Door>,
+    links: Arc<Links>,
+    /// `None` for a cluster of one.
+    wish: Option<Wish>,
+    server: Option<JoinHandle<()>>,
+    /// Ends the peer listener, also if the node never comes in.
+    stop: DropGuard,
+}
+
+impl Entrance {
+    fn open(config: &ShardSetConfig, peers: Option<Peers>) -> Result<Self, OpenError> {
+        let stop = CancellationToken::new();
+        let mut about = About {
+            name: "alone".to_owned(),
+            addr: config.addr.clone(),
+            peer: String::new(),
+            incarnation: config.random.next(),
+        };
+        let Some(peers) = peers else {
+            let links = Arc::new(Links::new(None, None));
+            let door = Arc::new(Door::new(about, links.clone(), config.clock.clone()));
+            return Ok(Self {
+                door,
+                links,
+                wish: None,
+                server: None,
+                stop: stop.drop_guard(),
+            });
+        };
+        about.name = peers.name;
+        about.peer = peers.addr;
+        let links = Arc::new(Links::new(peers.tls.as_ref(), peers.dial));
+        let door = Arc::new(Door::new(about, links.clone(), config.clock.clone()));
+        let server = peer::serve(door.clone(), peers.incoming, peers.tls.as_ref(), stop.clone());
+        let wish = Wish {
+            seeds: peers.seeds,
+            expect: peers.expect,
+            cluster: config.cluster.clone(),
+            shards: config.shards,
+        };
+        Ok(Self {
+            door,
+            links,
+            wish: Some(wish),
+            server: Some(server.map_err(OpenError::Peers)?),
+            stop: stop.drop_guard(),
+        })
+    }
+
+    /// Opens the disk of a node that belongs to a cluster. `None`: the disk forgot what it had
+    /// promised, was put aside, and the node begins anew (RULES 31).
+    async fn come_back(
+        &self,
+        disk: Arc<dyn Disk>,
+        identity: Identity,
+    ) -> Result<Option<Arc<dyn Store>>, OpenError> {
+        let opening = {
+            let (disk, identity) = (disk.clone(), identity.clone());
+            tokio::task::spawn_blocking(move || disk.open(identity)).await
+        };
+        let opening = opening.map_err(|error| OpenError::Panicked(error.to_string()))?;
+        let reason = match opening {
+            Ok(store) if self.wish.is_none() => return Ok(Some(store)),
+            Ok(store) => match self.greet(&identity, &store).await? {
+                Greeted::Welcome => return Ok(Some(store)),
+                Greeted::Regressed(node) => format!("node {node} had recorded more of it"),
+            },
+            Err(StoreError::Quarantine { why }) if self.wish.is_some() => why,
+            Err(error) => return Err(error.into()),
+        };
+        tracing::error!(
+            node = %identity.node, reason,
+            "the disk forgot what this node had promised: it is put aside, the node begins anew"
+        );
+        on_disk(move || disk.retire()).await?;
+        Ok(None)
+    }
+
+    /// Asks the other nodes whether they know more of this one than it knows itself. Without a
+    /// majority that answers it could not do anything anyway.
+    async fn greet(
+        &self,
+        identity: &Identity,
+        store: &Arc<dyn Store>,
+    ) -> Result<Greeted, OpenError> {
+        self.links.introduce(&identity.cluster, identity.node.0);
+        self.door.set_phase(Phase::Member {
+            cluster: identity.cluster.clone(),
+            node: identity.node,
+            formation: None,
+        });
+        let reading = store.clone();
+        let applied = on_disk(move || reading.applied(META_GROUP)).await?;
+        let state = applied.map(|applied| applied.state).unwrap_or_default();
+        if state.is_empty() {
+            return Ok(Greeted::Welcome);
+        }
+        let topology = everwire_proto::storage::decode_topology(&state);
+        let topology = topology.map_err(StoreError::from)?;
+        // Its peers ask the same of this node, at the same time perhaps.
+        let _ = self.door.store.set(store.clone());
+        let told = peer::greet_all(&self.links, store, identity.node, &topology).await;
+        told.map_err(OpenError::Refused)
+    }
+
+    /// The place of a node with an empty disk.
+    async fn find_place(
+        &self,
+        config: &ShardSetConfig,
+    ) -> Result<(Identity, Option<wire::Formation>), OpenError> {
+        match &self.wish {
+            Some(wish) => formation::find_place(&self.door, wish, &config.random)
+                .await
+                .map_err(OpenError::Refused),
+            None => {
+                let cluster = config.cluster.clone();
+                let cluster = cluster.unwrap_or_else(|| formation::mint(&*config.random));
+                let formed = formation::alone(&self.door.about, cluster, config.shards);
+                let identity = formation::identity_in(&formed, &self.door.about);
+                Ok((identity.expect("a node forms with itself"), Some(formed)))
+            },
         }
     }
 }

@@ -89,6 +89,20 @@ pub struct Applied {
     pub audit_hash: u128,
 }
 
+impl Applied {
+    /// As it travels to another node in front of a snapshot.
+    pub fn to_bytes(&self) -> Result<Bytes, StoreError> {
+        let message = crate::engine::applied_message(self)?;
+        Ok(everwire_proto::storage::encode_applied(&message))
+    }
+
+    /// Reads what [`Applied::to_bytes`] wrote.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, StoreError> {
+        let message = everwire_proto::storage::decode_applied(bytes);
+        crate::engine::applied_from(message.map_err(StoreError::from)?)
+    }
+}
+
 /// What applying some entries changed. Written whole or not at all.
 #[derive(Clone, Debug)]
 pub struct ApplyWrite {

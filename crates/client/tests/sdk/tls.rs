@@ -28,6 +28,20 @@ impl Cluster for Answers {
         }))
     }
 
+    async fn transfer(
+        &self,
+        _: Request<v1::TransferRequest>,
+    ) -> Result<Response<v1::TransferResponse>, Status> {
+        Err(Status::unimplemented("not in this fake"))
+    }
+
+    async fn replace_node(
+        &self,
+        _: Request<v1::ReplaceNodeRequest>,
+    ) -> Result<Response<v1::ReplaceNodeResponse>, Status> {
+        Err(Status::unimplemented("not in this fake"))
+    }
+
     type WatchStream = tokio_stream::Empty<Result<v1::Map, Status>>;
 
     async fn watch(

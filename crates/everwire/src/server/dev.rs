@@ -116,6 +116,7 @@ pub(crate) async fn run(
         tls: None,
         insecure: config.insecure,
         shards: SHARDS_DEFAULT,
+        peers: None,
         clock: clock.clone(),
         random: random.clone(),
         on_fatal: on_fatal(),

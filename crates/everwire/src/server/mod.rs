@@ -62,6 +62,8 @@ pub(crate) struct Ready {
     #[serde(skip_serializing_if = "Option::is_none")]
     grpc: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    peer: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     http: Option<String>,
     admin: String,
 }
@@ -73,10 +75,29 @@ impl Ready {
         http: Option<SocketAddr>,
         admin: SocketAddr,
     ) -> Result<(), Failure> {
+        Self::print(grpc, None, http, admin)
+    }
+
+    /// The same for a storage node.
+    pub(crate) fn node(
+        grpc: SocketAddr,
+        peer: Option<SocketAddr>,
+        admin: SocketAddr,
+    ) -> Result<(), Failure> {
+        Self::print(Some(grpc), peer, None, admin)
+    }
+
+    fn print(
+        grpc: Option<SocketAddr>,
+        peer: Option<SocketAddr>,
+        http: Option<SocketAddr>,
+        admin: SocketAddr,
+    ) -> Result<(), Failure> {
         let text = |addr: SocketAddr| addr.to_string();
         let ready = Self {
             ready: true,
             grpc: grpc.map(text),
+            peer: peer.map(text),
             http: http.map(text),
             admin: text(admin),
         };

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use everwire_core::limits::SHARDS_DEFAULT;
-use everwire_node::{Node, NodeConfig, Tls};
+use everwire_node::{Node, NodeConfig, PeerOptions, PeerTls, Tls};
 use prometheus_client::registry::Registry;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
@@ -36,6 +36,47 @@ pub(crate) struct NodeFlags {
     #[arg(long, env = "EVERWIRE_NODE_GRPC", value_name = "ADDR")]
     #[serde(skip_serializing_if = "Option::is_none")]
     grpc: Option<SocketAddr>,
+    /// Where clients reach it, if not at --grpc: host:port
+    #[arg(long, env = "EVERWIRE_NODE_ADVERTISE", value_name = "HOST:PORT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    advertise: Option<String>,
+    /// Where other nodes connect; port 0 picks one. Without it the node is a cluster of one
+    #[arg(long, env = "EVERWIRE_NODE_PEER", value_name = "ADDR")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    peer: Option<SocketAddr>,
+    /// Where other nodes reach it, if not at --peer: host:port
+    #[arg(long, env = "EVERWIRE_NODE_ADVERTISE_PEER", value_name = "HOST:PORT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    advertise_peer: Option<String>,
+    /// Peer addresses to find the cluster by, its own among them
+    #[arg(
+        long,
+        env = "EVERWIRE_NODE_SEEDS",
+        value_name = "HOST:PORT,…",
+        value_delimiter = ','
+    )]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    seeds: Vec<String>,
+    /// Nodes that must meet before they form a cluster: more than half of the seeds
+    #[arg(long, env = "EVERWIRE_NODE_BOOTSTRAP_EXPECT", value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bootstrap_expect: Option<usize>,
+    /// Its name in the cluster; its peer address if none is given
+    #[arg(long, env = "EVERWIRE_NODE_NAME", value_name = "NAME")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<String>,
+    /// The authority of all nodes' certificates, PEM
+    #[arg(long, env = "EVERWIRE_NODE_PEER_CA", value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    peer_ca: Option<PathBuf>,
+    /// Its certificate chain for other nodes, PEM; it names the host of its peer address
+    #[arg(long, env = "EVERWIRE_NODE_PEER_CERT", value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    peer_cert: Option<PathBuf>,
+    /// The private key of --peer-cert, PEM
+    #[arg(long, env = "EVERWIRE_NODE_PEER_KEY", value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    peer_key: Option<PathBuf>,
     /// Health and metrics; port 0 picks one
     #[arg(long, env = "EVERWIRE_NODE_ADMIN", value_name = "ADDR")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -66,6 +107,23 @@ pub(crate) struct NodeOptions {
     #[serde(skip_serializing_if = "Option::is_none")]
     cluster: Option<String>,
     grpc: SocketAddr,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    advertise: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    peer: Option<SocketAddr>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    advertise_peer: Option<String>,
+    seeds: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bootstrap_expect: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    peer_ca: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    peer_cert: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    peer_key: Option<PathBuf>,
     admin: SocketAddr,
     #[serde(skip_serializing_if = "Option::is_none")]
     auth_key: Option<PathBuf>,
@@ -83,11 +141,60 @@ impl Default for NodeOptions {
             data: PathBuf::from("./everwire-data"),
             cluster: None,
             grpc: loopback(7400),
+            advertise: None,
+            peer: None,
+            advertise_peer: None,
+            seeds: Vec::new(),
+            bootstrap_expect: None,
+            name: None,
+            peer_ca: None,
+            peer_cert: None,
+            peer_key: None,
             admin: loopback(7402),
             auth_key: None,
             tls_cert: None,
             tls_key: None,
             insecure: false,
+        }
+    }
+}
+
+impl NodeOptions {
+    /// What the configuration says about other nodes; `None`: a cluster of one.
+    fn peers(&self) -> Result<Option<PeerOptions>, Failure> {
+        let Some(listen) = self.peer else {
+            let others = !self.seeds.is_empty() || self.bootstrap_expect.is_some();
+            return if others {
+                Err(Failure::usage("--seeds and --bootstrap-expect need --peer"))
+            } else {
+                Ok(None)
+            };
+        };
+        if self.seeds.is_empty() {
+            let own = "a node with --peer needs --seeds: its own peer address at least";
+            return Err(Failure::usage(own));
+        }
+        Ok(Some(PeerOptions {
+            listen,
+            advertise: self.advertise_peer.clone(),
+            name: self.name.clone(),
+            seeds: self.seeds.clone(),
+            expect: self.bootstrap_expect.unwrap_or(self.seeds.len()),
+            tls: self.peer_tls()?,
+        }))
+    }
+
+    fn peer_tls(&self) -> Result<Option<PeerTls>, Failure> {
+        match (&self.peer_ca, &self.peer_cert, &self.peer_key) {
+            (None, None, None) => Ok(None),
+            (Some(ca), Some(cert), Some(key)) => Ok(Some(PeerTls {
+                ca_pem: read_file("--peer-ca", ca)?,
+                cert_pem: read_file("--peer-cert", cert)?,
+                key_pem: read_file("--peer-key", key)?,
+            })),
+            _ => Err(Failure::usage(
+                "--peer-ca, --peer-cert and --peer-key belong together",
+            )),
         }
     }
 }
@@ -112,7 +219,8 @@ pub(crate) async fn run(
         cluster: config.cluster.clone(),
         grpc: config.grpc,
         listener: None,
-        advertise: None,
+        advertise: config.advertise.clone(),
+        peers: config.peers()?,
         auth_key: read_file("--auth-key", auth_key)?,
         tls: tls.map(|(cert_pem, key_pem)| Tls { cert_pem, key_pem }),
         insecure: config.insecure,
@@ -122,14 +230,23 @@ pub(crate) async fn run(
         on_fatal: on_fatal(),
         version: crate::VERSION.to_owned(),
     });
-    let node = node.await.map_err(|error| not_started(&error))?;
+    // It may wait for the others for as long as it takes; it stops when it is told to.
+    let node = tokio::select! {
+        node = node => node.map_err(|error| not_started(&error))?,
+        () = stop.received() => return Ok(()),
+    };
     let mut registry = Registry::default();
     node.register_metrics(&mut registry);
     let (grpc, admin_addr) = (node.grpc_addr(), admin.addr());
     admin.started(registry, node.ready_probe());
-    Ready::announce(Some(grpc), None, admin_addr)?;
-
-    stop.received().await;
+    let peer = node.peer_addr();
+    tokio::select! {
+        () = node.wait_ready() => {
+            Ready::node(grpc, peer, admin_addr)?;
+            stop.received().await;
+        },
+        () = stop.received() => {},
+    }
     tracing::info!("stopping");
     node.shutdown().await;
     stopped.cancel();

@@ -4,7 +4,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use everwire_core::Refusal;
+use everwire_core::{NodeId, Refusal, ShardId};
 use everwire_core::grant::Capability;
 use everwire_proto::v1;
 use futures_util::stream::{self, BoxStream};
@@ -27,10 +27,6 @@ impl Cluster {
         Self { context }
     }
 
-    #[expect(
-        clippy::unused_async,
-        reason = "one shape for all services; a cluster of several nodes asks the others"
-    )]
     async fn status(
         &self,
         caller: &Caller,
@@ -38,12 +34,14 @@ impl Cluster {
     ) -> Result<v1::StatusResponse, Refusal> {
         let now = self.context.clock.now();
         caller.claims().allows_anywhere(Capability::Operate, now)?;
-        let node = v1::NodeStatus {
-            id: self.context.node.0,
-            addr: self.context.addr.clone(),
-            alive: true,
-        };
-        let shards = self.context.shards.shards().iter().map(|shard| {
+        let map = self.context.maps.reader().next().await;
+        let nodes = map.nodes.iter().map(|node| v1::NodeStatus {
+            id: node.id,
+            addr: node.addr.clone(),
+            alive: node.alive,
+        });
+        let handles = self.context.shards.shards();
+        let shards = handles.iter().map(|shard| {
             let status = shard.status();
             v1::ShardStatus {
                 id: status.id.0,
@@ -56,10 +54,33 @@ impl Cluster {
         });
         Ok(v1::StatusResponse {
             cluster: self.context.cluster.clone(),
-            nodes: vec![node],
+            nodes: nodes.collect(),
             shards: shards.collect(),
             version: self.context.version.clone(),
         })
+    }
+
+    async fn transfer(
+        &self,
+        caller: &Caller,
+        asked: v1::TransferRequest,
+    ) -> Result<v1::TransferResponse, Refusal> {
+        let now = self.context.clock.now();
+        caller.claims().allows_anywhere(Capability::Operate, now)?;
+        let to = (asked.to != 0).then_some(NodeId(asked.to));
+        let leader = self.context.shards.transfer(ShardId(asked.shard), to).await?;
+        Ok(v1::TransferResponse { leader: leader.0 })
+    }
+
+    async fn replace_node(
+        &self,
+        caller: &Caller,
+        asked: v1::ReplaceNodeRequest,
+    ) -> Result<v1::ReplaceNodeResponse, Refusal> {
+        let now = self.context.clock.now();
+        caller.claims().allows_anywhere(Capability::Operate, now)?;
+        let version = self.context.shards.retire(NodeId(asked.node)).await?;
+        Ok(v1::ReplaceNodeResponse { version })
     }
 }
 
@@ -119,5 +140,19 @@ impl v1::cluster_server::Cluster for Cluster {
         request: Request<v1::StatusRequest>,
     ) -> Result<Response<v1::StatusResponse>, Status> {
         answer!(self.status(request))
+    }
+
+    async fn transfer(
+        &self,
+        request: Request<v1::TransferRequest>,
+    ) -> Result<Response<v1::TransferResponse>, Status> {
+        answer!(self.transfer(request))
+    }
+
+    async fn replace_node(
+        &self,
+        request: Request<v1::ReplaceNodeRequest>,
+    ) -> Result<Response<v1::ReplaceNodeResponse>, Status> {
+        answer!(self.replace_node(request))
     }
 }

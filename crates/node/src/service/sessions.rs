@@ -94,7 +94,7 @@ impl Sessions {
             session: asked.session,
             session_epoch: info.session_epoch.to_string(),
             shard: info.shard.0,
-            leader: leader.unwrap_or_default().to_owned(),
+            leader: leader.unwrap_or_default(),
             tail: info.tail.get(),
             trimmed: info.trimmed.get(),
             bytes: info.bytes,
@@ -124,7 +124,8 @@ impl Sessions {
         let mut place: PageToken = asked.page_token.parse()?;
         let mut found = Vec::new();
         let mut looked_at = 0;
-        while let Some(shard) = self.context.shards.shards().get(place.shard) {
+        let shards = self.context.shards.shards();
+        while let Some(shard) = shards.get(place.shard) {
             let want = LIST_DEFAULT.max(limit);
             let page = shard
                 .list(&namespace, prefix, place.after.as_ref(), want)

@@ -77,6 +77,7 @@ pub(crate) struct TestNode {
 /// The configuration of a node on any loopback port.
 pub(crate) fn config(data: &Path) -> NodeConfig {
     NodeConfig {
+        peers: None,
         data: data.to_owned(),
         cluster: None,
         grpc: "127.0.0.1:0".parse().unwrap(),

@@ -304,8 +304,12 @@ pub struct ReportResponse {
     pub version: u64,
     #[prost(message, repeated, tag = "2")]
     pub replicas: ::prost::alloc::vec::Vec<ReplicaReport>,
+    /// The newest rules that the callee knows.
     #[prost(uint32, tag = "3")]
     pub rules: u32,
+    /// The callee is about to stop: nobody should give it anything.
+    #[prost(bool, tag = "4")]
+    pub draining: bool,
 }
 /// How one replica stands on the node that reports.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -3116,6 +3116,31 @@ pub struct MapShard {
     #[prost(uint64, repeated, tag = "4")]
     pub replicas: ::prost::alloc::vec::Vec<u64>,
 }
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TransferRequest {
+    #[prost(uint32, tag = "1")]
+    pub shard: u32,
+    /// The node that is to lead; 0 for whichever is best.
+    #[prost(uint64, tag = "2")]
+    pub to: u64,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TransferResponse {
+    /// Who leads now.
+    #[prost(uint64, tag = "1")]
+    pub leader: u64,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ReplaceNodeRequest {
+    #[prost(uint64, tag = "1")]
+    pub node: u64,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ReplaceNodeResponse {
+    /// Of the topology that says so; the moves follow it.
+    #[prost(uint64, tag = "1")]
+    pub version: u64,
+}
 /// Generated client implementations.
 pub mod cluster_client {
     #![allow(
@@ -3242,6 +3267,56 @@ pub mod cluster_client {
             req.extensions_mut().insert(GrpcMethod::new("everwire.v1.Cluster", "Watch"));
             self.inner.server_streaming(req, path, codec).await
         }
+        /// Hands the leadership of a shard to another of its replicas.
+        pub async fn transfer(
+            &mut self,
+            request: impl tonic::IntoRequest<super::TransferRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::TransferResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/everwire.v1.Cluster/Transfer",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("everwire.v1.Cluster", "Transfer"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Moves everything that a node holds to other nodes, then lets the node go for ever.
+        pub async fn replace_node(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ReplaceNodeRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ReplaceNodeResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/everwire.v1.Cluster/ReplaceNode",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("everwire.v1.Cluster", "ReplaceNode"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -3272,6 +3347,22 @@ pub mod cluster_server {
             &self,
             request: tonic::Request<super::WatchRequest>,
         ) -> std::result::Result<tonic::Response<Self::WatchStream>, tonic::Status>;
+        /// Hands the leadership of a shard to another of its replicas.
+        async fn transfer(
+            &self,
+            request: tonic::Request<super::TransferRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::TransferResponse>,
+            tonic::Status,
+        >;
+        /// Moves everything that a node holds to other nodes, then lets the node go for ever.
+        async fn replace_node(
+            &self,
+            request: tonic::Request<super::ReplaceNodeRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ReplaceNodeResponse>,
+            tonic::Status,
+        >;
     }
     /// The cluster: as an operator sees it, and as clients find their way in it.
     #[derive(Debug)]
@@ -3435,6 +3526,94 @@ pub mod cluster_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/everwire.v1.Cluster/Transfer" => {
+                    #[allow(non_camel_case_types)]
+                    struct TransferSvc<T: Cluster>(pub Arc<T>);
+                    impl<T: Cluster> tonic::server::UnaryService<super::TransferRequest>
+                    for TransferSvc<T> {
+                        type Response = super::TransferResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::TransferRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Cluster>::transfer(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = TransferSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/everwire.v1.Cluster/ReplaceNode" => {
+                    #[allow(non_camel_case_types)]
+                    struct ReplaceNodeSvc<T: Cluster>(pub Arc<T>);
+                    impl<
+                        T: Cluster,
+                    > tonic::server::UnaryService<super::ReplaceNodeRequest>
+                    for ReplaceNodeSvc<T> {
+                        type Response = super::ReplaceNodeResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ReplaceNodeRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Cluster>::replace_node(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ReplaceNodeSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)

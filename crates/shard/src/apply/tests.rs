@@ -345,7 +345,8 @@ proptest! {
         let snapshot = whole.store().snapshot(0).unwrap();
         joining.install(StoredMembership::default(), snapshot).unwrap();
         let (store, feed) = (whole.store().clone(), whole.feed.clone());
-        let restarted = Applier::open(0, store, feed, Arc::new(|_: &str| {})).unwrap();
+        let quiet: OnFatal = Arc::new(|_: &str| {});
+        let restarted = Applier::with_cache(0, store, feed, quiet, 1 << 20).unwrap();
         for entry in entries.iter().skip(place + 1) {
             joining.apply(vec![(entry.clone(), None)]).unwrap();
             restarted.apply(vec![(entry.clone(), None)]).unwrap();

@@ -134,24 +134,33 @@ pub(crate) fn record(entry: &Entry) -> LogRecord {
 
 /// An entry from the log.
 pub(crate) fn entry(record: &LogRecord) -> Result<Entry, io::Error> {
-    use disk::log_entry::Payload;
-    let message = storage::decode_log_entry(&record.bytes).map_err(damaged)?;
-    if message.position != Some(position_message(record.position)) {
+    let entry = entry_from(&record.bytes)?;
+    if position(&entry.log_id) != record.position {
         let at = record.position;
         return Err(damaged(format!("the entry under {at} names another place")));
     }
+    Ok(entry)
+}
+
+/// An entry from its bytes, wherever it is to stand.
+pub(crate) fn entry_from(bytes: &Bytes) -> Result<Entry, io::Error> {
+    use disk::log_entry::Payload;
+    let message = storage::decode_log_entry(bytes).map_err(damaged)?;
+    let at = message
+        .position
+        .ok_or_else(|| damaged("an entry without a place"))?;
+    let at = LogPosition {
+        term: at.term,
+        node: at.node,
+        index: at.index,
+    };
     let payload = match message.payload {
         Some(Payload::Blank(disk::Blank {})) => EntryPayload::Blank,
         Some(Payload::Batch(bytes)) => EntryPayload::Normal(Proposal(bytes)),
         Some(Payload::Membership(message)) => EntryPayload::Membership(membership_value(message)?),
-        None => {
-            return Err(damaged(format!(
-                "the entry at {} is empty",
-                record.position
-            )));
-        },
+        None => return Err(damaged(format!("the entry at {at} is empty"))),
     };
-    Ok(Entry::new(log_id(record.position), payload))
+    Ok(Entry::new(log_id(at), payload))
 }
 
 #[cfg(test)]

@@ -8,7 +8,6 @@ pub(crate) mod codec;
 pub(crate) mod config;
 pub(crate) mod log;
 pub(crate) mod machine;
-pub(crate) mod network;
 #[cfg(test)]
 mod suite;
 pub(crate) mod tail;

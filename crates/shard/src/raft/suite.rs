@@ -36,7 +36,7 @@ fn adapters(store: Arc<dyn Store>, bound: bool) -> (Log, Machine) {
         store.set_purge_bound(GROUP, None);
     }
     let feed = Arc::new(Feed::new(Arc::default()));
-    let applier = Applier::open(GROUP, store.clone(), feed, deadly()).unwrap();
+    let applier = Applier::with_cache(GROUP, store.clone(), feed, deadly(), 1 << 20).unwrap();
     let threads = ApplyThreads::start(1, 1).unwrap();
     let (alive, _) = tokio::sync::mpsc::channel(1);
     let machine = Machine::new(Arc::new(applier), threads, Arc::default(), alive.clone());

@@ -3,13 +3,14 @@
 use std::fmt;
 
 use bytes::Bytes;
-use everwire_core::Outcome;
+use everwire_core::{Outcome, Refusal};
 use openraft::impls::{BoxedErrorSource, InlineBatch, leader_id_std};
 use openraft::raft::responder::Responder;
 use openraft::vote::RaftLeaderId;
 use openraft::{EntryPayload, OptionalSend, RaftTypeConfig};
 
 use super::machine::Machine;
+use crate::apply::Changed;
 
 /// openraft's name for a set of types. Standard Raft: one leader per term.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -69,9 +70,20 @@ impl fmt::Display for Proposal {
     }
 }
 
-/// The outcomes of an entry's commands, in their order; empty for entries without commands.
-#[derive(Debug, Default)]
-pub(crate) struct Outcomes(pub(crate) Vec<Outcome>);
+/// What applying an entry answered.
+#[derive(Debug)]
+pub(crate) enum Outcomes {
+    /// The outcomes of its commands, in their order; empty for entries without commands.
+    Sessions(Vec<Outcome>),
+    /// What became of a change of the topology.
+    Topology(Result<Changed, Refusal>),
+}
+
+impl Default for Outcomes {
+    fn default() -> Self {
+        Self::Sessions(Vec::new())
+    }
+}
 
 /// A member of a group, as its log remembers it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

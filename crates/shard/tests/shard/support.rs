@@ -8,7 +8,7 @@ use everwire_core::command::{Op, Published};
 use everwire_core::event::{Body, Data, Draft};
 use everwire_core::{
     Author, Clock, Command, Cursor, Event, InputId, Key, Namespace, NodeId, Offset, Outcome,
-    ParticipantId, ParticipantKind, Refusal, RunEpoch, RunId, Seq, SessionName, Timestamp,
+    ParticipantId, ParticipantKind, Random, Refusal, RunEpoch, RunId, Seq, SessionName, Timestamp,
 };
 use everwire_shard::{
     Answer, AttachRequest, Attached, Delivery, Identity, OpenError, OpenOptions, Pending,
@@ -32,6 +32,16 @@ impl Clock for TestClock {
 
     fn elapsed(&self) -> Duration {
         Duration::ZERO
+    }
+}
+
+/// Numbers that count up.
+#[derive(Default)]
+pub(crate) struct TestRandom(AtomicU64);
+
+impl Random for TestRandom {
+    fn next(&self) -> u64 {
+        self.0.fetch_add(1, Ordering::SeqCst)
     }
 }
 
@@ -69,6 +79,10 @@ impl World {
             addr: "127.0.0.1:7400".to_owned(),
             clock: self.clock.clone(),
             on_fatal: Arc::new(move |reason| fatal.lock().unwrap().push(reason.to_owned())),
+            random: Arc::new(TestRandom::default()),
+            peers: None,
+            cluster: None,
+            shards: self.shards,
         }
     }
 
@@ -116,7 +130,7 @@ impl World {
     }
 
     pub(crate) fn shard(&self, session: &str) -> ShardHandle {
-        self.set().shard(&namespace(), &name(session)).clone()
+        self.set().shard(&namespace(), &name(session))
     }
 
     /// Nothing happened that ends the process.

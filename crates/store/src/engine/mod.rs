@@ -51,6 +51,7 @@ use crate::types::{
 };
 use crate::{SnapshotInstall, SnapshotReader, SnapshotSpool, Store};
 
+pub(crate) use apply::{applied_from, applied_message};
 pub(crate) use open::open;
 pub use peers::regressed;
 

@@ -24,6 +24,20 @@ impl Cluster for Node {
         Ok(Response::new(v1::StatusResponse::default()))
     }
 
+    async fn transfer(
+        &self,
+        _: tonic::Request<v1::TransferRequest>,
+    ) -> Reply<v1::TransferResponse> {
+        Err(Status::unimplemented("not in this fake"))
+    }
+
+    async fn replace_node(
+        &self,
+        _: tonic::Request<v1::ReplaceNodeRequest>,
+    ) -> Reply<v1::ReplaceNodeResponse> {
+        Err(Status::unimplemented("not in this fake"))
+    }
+
     async fn watch(&self, _: tonic::Request<v1::WatchRequest>) -> Reply<Self::WatchStream> {
         if self.map.borrow().is_none() {
             return Err(refused(Code::UnsupportedVersion));

@@ -1,0 +1,103 @@
+//! Heartbeats: what all groups have to say to one node goes in one message (RULES 36).
+//!
+//! openraft beats per group on a tick of each group's own; here they wait for each other for at
+//! most [`BEATS_HELD`].
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use everwire_core::limits::{BEAT_WITHIN, BEATS_HELD};
+use everwire_core::Clock;
+use everwire_proto::internal_v1 as wire;
+use tokio::sync::{mpsc, oneshot};
+
+use super::links::{Line, Links};
+
+/// Beats that wait for one node; each group has one under way.
+const WAITING_MAX: usize = 8192;
+
+type Answer = oneshot::Sender<wire::AppendResponse>;
+
+struct Beat {
+    request: wire::AppendRequest,
+    answer: Answer,
+}
+
+/// The way of heartbeats to all nodes.
+pub(crate) struct Beats {
+    links: Arc<Links>,
+    clock: Arc<dyn Clock>,
+    queues: Mutex<BTreeMap<u64, mpsc::Sender<Beat>>>,
+}
+
+impl Beats {
+    pub(crate) fn new(links: Arc<Links>, clock: Arc<dyn Clock>) -> Self {
+        Self {
+            links,
+            clock,
+            queues: Mutex::default(),
+        }
+    }
+
+    /// Sends a beat with the next message to a node. `None`: no answer in time.
+    pub(crate) async fn beat(
+        &self,
+        node: u64,
+        request: wire::AppendRequest,
+    ) -> Option<wire::AppendResponse> {
+        let (answer, answered) = oneshot::channel();
+        self.queue(node).try_send(Beat { request, answer }).ok()?;
+        let answered = tokio::time::timeout(BEATS_HELD + BEAT_WITHIN, answered).await;
+        answered.ok()?.ok()
+    }
+
+    fn queue(&self, node: u64) -> mpsc::Sender<Beat> {
+        let mut queues = self.queues.lock().expect("no panic happens under this lock");
+        if let Some(queue) = queues.get(&node).filter(|queue| !queue.is_closed()) {
+            return queue.clone();
+        }
+        let (queue, beats) = mpsc::channel(WAITING_MAX);
+        tokio::spawn(carry(node, self.links.clone(), self.clock.clone(), beats));
+        queues.insert(node, queue.clone());
+        queue
+    }
+}
+
+/// Collects and sends until nobody beats any more.
+async fn carry(
+    node: u64,
+    links: Arc<Links>,
+    clock: Arc<dyn Clock>,
+    mut beats: mpsc::Receiver<Beat>,
+) {
+    while let Some(first) = beats.recv().await {
+        tokio::time::sleep(BEATS_HELD).await;
+        let mut together = vec![first];
+        while let Ok(next) = beats.try_recv() {
+            together.push(next);
+        }
+        let (links, now) = (links.clone(), clock.now());
+        // A node that keeps silent must not hold up the next message to it.
+        tokio::spawn(async move {
+            let (requests, answers): (Vec<_>, Vec<_>) = together
+                .into_iter()
+                .map(|beat| (beat.request, beat.answer))
+                .unzip();
+            let Some(mut client) = links.client(node, Line::Beat) else {
+                return;
+            };
+            let message = wire::BeatRequest {
+                beats: requests,
+                time_ms: now.0,
+            };
+            let sent = tokio::time::timeout(BEAT_WITHIN, client.beat(message)).await;
+            if let Ok(Ok(response)) = sent {
+                links.heard(node);
+                for (answer, told) in answers.into_iter().zip(response.into_inner().answers) {
+                    // The group stopped meanwhile.
+                    let _ = answer.send(told);
+                }
+            }
+        });
+    }
+}

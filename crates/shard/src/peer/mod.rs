@@ -1,0 +1,26 @@
+//! What the nodes of a cluster say to each other: the transport of every group, forwarded
+//! commands, read indexes, discovery. On listeners and connections of its own.
+//!
+//! Four connections per pair of nodes, so that nothing that is urgent waits behind what is
+//! large: log entries, heartbeats and votes, snapshots, forwarded commands. Every call has a
+//! deadline here, because openraft has none (engine trap 5).
+
+mod beats;
+mod dial;
+mod forward;
+mod greeting;
+mod links;
+mod network;
+mod server;
+mod service;
+mod wire;
+
+pub use dial::{Dial, Incoming, Io, PeerTls, Peers};
+pub(crate) use beats::Beats;
+pub(crate) use forward::Forwards;
+pub(crate) use greeting::{Greeted, greet_all, keep_greeting};
+pub(crate) use links::{Line, Links};
+pub(crate) use network::PeerNetwork;
+pub(crate) use server::{Door, serve};
+pub(crate) use service::{GroupEntry, Phase};
+pub(crate) use wire::{change_refusal, refusal_from};

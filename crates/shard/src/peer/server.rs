@@ -1,0 +1,91 @@
+//! The peer listener: TLS, connections, the end.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use everwire_core::limits::{PEER_LOST_AFTER, PEER_MESSAGE_BYTES_MAX};
+use everwire_proto::internal_v1::peer_server::PeerServer;
+use futures_util::stream::StreamExt;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::server::Connected;
+use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
+
+use super::dial::{Incoming, Io, PeerTls};
+use super::service::Service;
+pub(crate) use super::service::Door;
+
+/// A peer's connection in the shape that tonic wants.
+struct PeerIo(Box<dyn Io>);
+
+impl Connected for PeerIo {
+    type ConnectInfo = ();
+
+    fn connect_info(&self) {}
+}
+
+impl AsyncRead for PeerIo {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for PeerIo {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(context)
+    }
+}
+
+/// Serves peers until `stop`; connections end with it.
+pub(crate) fn serve(
+    door: Arc<Door>,
+    incoming: Incoming,
+    tls: Option<&PeerTls>,
+    stop: CancellationToken,
+) -> Result<JoinHandle<()>, String> {
+    let mut server = Server::builder()
+        .tcp_nodelay(true)
+        .http2_keepalive_interval(Some(PEER_LOST_AFTER))
+        .http2_keepalive_timeout(Some(PEER_LOST_AFTER))
+        .initial_stream_window_size(8 << 20)
+        .initial_connection_window_size(16 << 20);
+    if let Some(tls) = tls {
+        let config = ServerTlsConfig::new()
+            .identity(Identity::from_pem(&tls.cert_pem, &tls.key_pem))
+            .client_ca_root(Certificate::from_pem(&tls.ca_pem));
+        server = server.tls_config(config).map_err(|error| error.to_string())?;
+    }
+    let service = PeerServer::new(Service(door))
+        .max_decoding_message_size(PEER_MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(PEER_MESSAGE_BYTES_MAX);
+    let incoming = incoming.map(|io| io.map(PeerIo));
+    let serving = server.add_service(service).serve_with_incoming(incoming);
+    Ok(tokio::spawn(async move {
+        // Peers hold their connections for ever: nothing of theirs is worth waiting for.
+        tokio::select! {
+            served = serving => if let Err(error) = served {
+                tracing::error!(%error, "the peer listener ended");
+            },
+            () = stop.cancelled() => {},
+        }
+    }))
+}
