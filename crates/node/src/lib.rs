@@ -15,11 +15,11 @@ mod peers;
 mod server;
 mod service;
 
+pub use config::{NodeConfig, NodeError, PeerOptions, Tls};
+pub use everwire_shard::PeerTls;
 pub use everwire_shard::catches_panics;
 #[cfg(feature = "test-poison")]
 pub use everwire_shard::poison;
-pub use config::{NodeConfig, NodeError, PeerOptions, Tls};
-pub use everwire_shard::PeerTls;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -163,10 +163,8 @@ impl Node {
         // Weak: a probe that outlives the node must not keep its disk open.
         let (context, server) = (Arc::downgrade(&self.context), self.server.abort_handle());
         Arc::new(move || {
-                context.upgrade().is_some_and(|context| {
-                context.check_serving().is_ok()
-                    && !server.is_finished()
-                    && context.shards.ready()
+            context.upgrade().is_some_and(|context| {
+                context.check_serving().is_ok() && !server.is_finished() && context.shards.ready()
             })
         })
     }

@@ -19,10 +19,10 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::audit::{Asks, Audits, Tally};
 use crate::feed::Feed;
+use crate::group::Shared;
 use crate::raft::codec;
 use crate::raft::types::{Entry, Outcomes, StoredMembership, TypeConfig};
 use crate::rows::{CachedView, RowCache};
-use crate::group::Shared;
 use crate::set::{OnFatal, OpenError};
 use crate::support::Support;
 

@@ -130,7 +130,11 @@ pub(crate) async fn find_place(
         }
         if told.is_multiple_of(50) {
             let (answered, expect) = (answers.len(), wish.expect);
-            tracing::info!(answered, expect, "waits for the others to form or join a cluster");
+            tracing::info!(
+                answered,
+                expect,
+                "waits for the others to form or join a cluster"
+            );
         }
         told += 1;
         tokio::time::sleep(ASK_EVERY).await;
@@ -276,7 +280,9 @@ pub(crate) async fn go_on(
     }
     // It formed, wrote down who it is, and died before anybody heard of it.
     let about = &door.about;
-    let others = answers.iter().filter(|(_, answer)| answer.name != about.name);
+    let others = answers
+        .iter()
+        .filter(|(_, answer)| answer.name != about.name);
     let others: Vec<About> = others
         .filter(|(_, answer)| answer.cluster.is_empty() && answer.formation.is_none())
         .map(|(_, answer)| about_of(answer))
@@ -286,7 +292,11 @@ pub(crate) async fn go_on(
     if complete && lowest && identity.node == NodeId(1) {
         let mut met = others;
         met.push(about.clone());
-        return Ok(Some(formation(identity.cluster.clone(), identity.shards, met)));
+        return Ok(Some(formation(
+            identity.cluster.clone(),
+            identity.shards,
+            met,
+        )));
     }
     Ok(None)
 }

@@ -193,7 +193,9 @@ impl Shard {
         let raft = start_raft(id.0, shared, &applier, marker.clone()).await?;
         let failed = |reason: String| OpenError::group(id.0, reason);
         if let Some(voters) = voters {
-            initialize(&raft, identity.node, voters).await.map_err(failed)?;
+            initialize(&raft, identity.node, voters)
+                .await
+                .map_err(failed)?;
         }
         lead_alone(&raft, identity.node).await.map_err(failed)?;
         let leadership = Arc::new(Leadership::new(id.0, identity.node, shared.links.clone()));
@@ -266,7 +268,9 @@ impl Shard {
             self.ask_read_index().await?
         };
         let wait = self.raft.wait(Some(BARRIER_WITHIN));
-        let applied = wait.applied_index_at_least(Some(index), "a read index").await;
+        let applied = wait
+            .applied_index_at_least(Some(index), "a read index")
+            .await;
         applied.map(|_metrics| ()).map_err(|error| {
             tracing::debug!(shard = %self.id, %error, "a read waited in vain");
             Refusal::new(Code::Stale, "this replica has not caught up in time")
@@ -295,12 +299,17 @@ impl Shard {
     async fn ask_read_index(&self) -> Result<u64, Refusal> {
         let unknown = || self.leadership.not_leader();
         let leader = self.leadership.leader().ok_or_else(unknown)?;
-        let mut client = self.links.client(leader.0, Line::Beat).ok_or_else(unknown)?;
+        let mut client = self
+            .links
+            .client(leader.0, Line::Beat)
+            .ok_or_else(unknown)?;
         let request = wire::ReadIndexRequest { group: self.id.0 };
         let asked = tokio::time::timeout(BARRIER_WITHIN, client.read_index(request)).await;
         let silent = |_elapsed| Refusal::new(Code::NoQuorum, "the leader gave no read index");
         let response = asked.map_err(silent)?;
-        let response = response.map_err(|status| change_refusal(&status))?.into_inner();
+        let response = response
+            .map_err(|status| change_refusal(&status))?
+            .into_inner();
         refusal_from(response.refusal)?;
         Ok(response.index)
     }
@@ -312,7 +321,10 @@ impl Shard {
         let voters = metrics.membership_config.membership().voter_ids();
         let others = voters.filter(|voter| *voter != self.node.0);
         if let Some(wanted) = wanted {
-            return others.into_iter().find(|voter| *voter == wanted.0).map(NodeId);
+            return others
+                .into_iter()
+                .find(|voter| *voter == wanted.0)
+                .map(NodeId);
         }
         let progress = metrics.replication.as_ref()?;
         let alive = |voter: &u64| {
@@ -330,7 +342,12 @@ impl Shard {
         let metrics = metrics.borrow_watched();
         let progress = metrics.replication.as_ref()?;
         let matched = progress.get(&node.0)?.as_ref().map_or(0, |id| id.index());
-        Some(metrics.last_log_index.unwrap_or_default().saturating_sub(matched))
+        Some(
+            metrics
+                .last_log_index
+                .unwrap_or_default()
+                .saturating_sub(matched),
+        )
     }
 
     /// Hands the leadership over and waits until the other leads. Answers who leads then.
@@ -356,7 +373,10 @@ impl Shard {
         };
         let led = wait.metrics(other, "another leader").await;
         let led = led.map_err(|_late| {
-            Refusal::new(Code::NoQuorum, "the other node has not taken the leadership in time")
+            Refusal::new(
+                Code::NoQuorum,
+                "the other node has not taken the leadership in time",
+            )
         })?;
         self.leadership.update(&self.raft);
         led.current_leader.map(NodeId).ok_or_else(nobody)

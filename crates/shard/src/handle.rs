@@ -3,21 +3,19 @@
 use std::sync::Arc;
 
 use everwire_core::limits::DEAD_AFTER;
-use everwire_core::row::HeadRow;
 use everwire_core::{
     Code, Command, Cursor, Details, Namespace, NodeId, Offset, Outcome, Refusal, RunId,
     SessionEpoch, SessionName, ShardId,
 };
-use everwire_rules::resolve::{Answer, Readable, resolve};
+use everwire_rules::resolve::Answer;
 use openraft::async_runtime::WatchReceiver;
 
-use crate::feed::Reader;
 use crate::group::Shard;
-use crate::set::Host;
 use crate::lanes::Pending;
-use crate::reads::{self, Listed, Page, RunInfo, SessionInfo, SessionRef};
+use crate::local::LocalReader;
+use crate::reads::{Listed, Page, RunInfo, SessionInfo};
 use crate::run_watch::RunWatch;
-use crate::subscription::Subscription;
+use crate::set::Host;
 
 /// A reader's wish: from where, in which session.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,7 +36,7 @@ pub struct Attached {
     /// Where the reader stands; never [`Answer::Wait`].
     pub answer: Answer,
     /// The events from there on. `Some` exactly for [`Answer::Resumed`].
-    pub subscription: Option<Subscription>,
+    pub subscription: Option<crate::subscription::Subscription>,
 }
 
 /// How one shard stands on this node.
@@ -73,16 +71,6 @@ pub struct ShardHandle {
     host: Arc<Host>,
 }
 
-/// A session found by name, with its readers' ring joined before its head was read.
-struct Located {
-    reader: Reader,
-    head: HeadRow,
-}
-
-fn unknown_session() -> Refusal {
-    Refusal::new(Code::UnknownSession, "there is no session of this name")
-}
-
 impl ShardHandle {
     pub(crate) fn new(id: ShardId, local: Option<Arc<Shard>>, host: Arc<Host>) -> Self {
         Self { id, local, host }
@@ -99,9 +87,13 @@ impl ShardHandle {
         let placement = topology.placement(self.id);
         let replicas = placement.map(|placement| placement.replicas.as_slice());
         let leader = self.host.leader_of(self.id);
-        let mut holders = leader.into_iter().chain(replicas.unwrap_or_default().iter().copied());
+        let mut holders = leader
+            .into_iter()
+            .chain(replicas.unwrap_or_default().iter().copied());
         let alive = |node: &NodeId| self.host.is_alive(*node, DEAD_AFTER);
-        let holder = holders.find(alive).and_then(|node| topology.nodes.get(&node));
+        let holder = holders
+            .find(alive)
+            .and_then(|node| topology.nodes.get(&node));
         let details = Details {
             leader: holder.map(|member| member.addr.clone()),
             map_version: Some(topology.version),
@@ -142,7 +134,10 @@ impl ShardHandle {
             Some(shard) => shard.leadership.not_leader(),
             None => self.elsewhere(),
         })?;
-        self.host.shared.forwards.submit(leader.0, self.id, &command)
+        self.host
+            .shared
+            .forwards
+            .submit(leader.0, self.id, &command)
     }
 
     /// Submits a command and waits for its outcome. A refusal by the rules is
@@ -179,7 +174,9 @@ impl ShardHandle {
         namespace: &Namespace,
         session: &SessionName,
     ) -> Result<SessionInfo, Refusal> {
-        LocalReader::of(self.shard()?).show(namespace, session).await
+        LocalReader::of(self.shard()?)
+            .show(namespace, session)
+            .await
     }
 
     /// Sessions of this shard whose names begin with `prefix`, in the shard's own order, after
@@ -202,7 +199,9 @@ impl ShardHandle {
         session: &SessionName,
         run: &RunId,
     ) -> Result<RunInfo, Refusal> {
-        LocalReader::of(self.shard()?).run(namespace, session, run).await
+        LocalReader::of(self.shard()?)
+            .run(namespace, session, run)
+            .await
     }
 
     /// Watches a run for its end or a new writer, from now on. UNKNOWN_SESSION.
@@ -228,7 +227,10 @@ impl ShardHandle {
     fn reported(&self) -> ShardStatus {
         let topology = self.host.meta.topology();
         let placement = topology.placement(self.id).cloned().unwrap_or_default();
-        let reports = placement.replicas.iter().filter_map(|node| self.host.report_of(*node));
+        let reports = placement
+            .replicas
+            .iter()
+            .filter_map(|node| self.host.report_of(*node));
         let replicas = reports.flat_map(|report| report.replicas);
         let newest = replicas
             .filter(|replica| replica.group == self.id.0)
@@ -243,309 +245,6 @@ impl ShardHandle {
             committed: newest.committed,
             ..ShardStatus::default()
         }
-    }
-}
-
-/// Reads of a shard that this node holds.
-struct LocalReader<'s> {
-    shard: &'s Arc<Shard>,
-}
-
-impl<'s> LocalReader<'s> {
-    fn of(shard: &'s Arc<Shard>) -> Self {
-        Self { shard }
-    }
-
-    fn epoch(&self, session: everwire_core::row::SessionKey) -> SessionEpoch {
-        SessionEpoch {
-            timeline: self.shard.timeline,
-            session_no: session.session_no,
-        }
-    }
-
-    /// Finds a session and joins its readers. `None`: not here, as far as this node has applied.
-    async fn locate(&self, name: &SessionRef) -> Result<Option<Located>, Refusal> {
-        let (feed, name) = (self.shard.feed.clone(), name.clone());
-        let located = self.shard.reads.run(move |store| {
-            let Some(session) = reads::named(store, &name)? else {
-                return Ok(Ok(None));
-            };
-            // Joined first: what is committed after the head was read comes through the ring.
-            let reader = match feed.join(session) {
-                Ok(reader) => reader,
-                Err(refusal) => return Ok(Err(refusal)),
-            };
-            let head = reads::head(store, session)?;
-            Ok(Ok(head.map(|head| Located { reader, head })))
-        });
-        located.await?
-    }
-
-    /// Evaluates DESIGN's table for a reader: from what this node has applied if that decides
-    /// it, else after a read index from the leader (RULES 24).
-    async fn resolve(
-        &self,
-        name: &SessionRef,
-        cursor: Option<Cursor>,
-        at_least: Option<Offset>,
-    ) -> Result<(Answer, Option<Located>), Refusal> {
-        let mut fresh = cursor.is_none();
-        if fresh {
-            self.shard.barrier().await?;
-        }
-        loop {
-            let located = self.locate(name).await?;
-            let readable = located.as_ref().map(|located| Readable {
-                session_epoch: self.epoch(located.reader.session()),
-                trimmed: located.head.trimmed,
-                applied_tail: located.head.tail,
-                // After the barrier this is the leader's tail; before it the answer counts only
-                // if it does not depend on it.
-                leader_tail: located.head.tail,
-            });
-            let mut answer = resolve(readable.as_ref(), cursor);
-            let tail = readable.map(|readable| readable.applied_tail);
-            let short = tail.is_some_and(|tail| at_least.is_some_and(|least| least > tail));
-            let decided = matches!(answer, Answer::Resumed { .. }) && !short;
-            if !decided && !fresh {
-                self.shard.barrier().await?;
-                fresh = true;
-                continue;
-            }
-            if let (true, Some(readable)) = (short, readable) {
-                answer = Answer::Gone {
-                    session_epoch: readable.session_epoch,
-                    earliest: readable.trimmed.next(),
-                    tail: readable.applied_tail,
-                    ahead: true,
-                };
-            }
-            if let Answer::Gone {
-                ahead: true, tail, ..
-            } = answer
-            {
-                tracing::error!(
-                    shard = %self.shard.id, session = %name.session, ?cursor, ?at_least, %tail,
-                    "a cursor above the leader's tail: foreign, or a lost event"
-                );
-            }
-            return Ok((answer, located));
-        }
-    }
-
-    /// Answers where a reader stands and opens its subscription. NOT_LEADER, NO_QUORUM,
-    /// DRAINING, INTERNAL.
-    async fn attach(&self, request: AttachRequest) -> Result<Attached, Refusal> {
-        let name = SessionRef {
-            namespace: request.namespace,
-            session: request.session,
-        };
-        let resolved = self.resolve(&name, request.cursor, request.at_least);
-        let (answer, located) = resolved.await?;
-        let subscription = match (answer, located) {
-            (
-                Answer::Resumed {
-                    session_epoch,
-                    from,
-                    tail,
-                },
-                Some(located),
-            ) => Some(Subscription::new(
-                session_epoch,
-                located.reader,
-                self.shard.reads.clone(),
-                self.shard.leadership.clone(),
-                from,
-                tail,
-            )),
-            _ => None,
-        };
-        Ok(Attached {
-            answer,
-            subscription,
-        })
-    }
-
-    /// One page of committed events from `from` on (0 and 1: from the earliest), at most
-    /// `limit` (0: as many as fit [`READ_BYTES_MAX`](everwire_core::limits::READ_BYTES_MAX)).
-    /// UNKNOWN_SESSION; GONE for another `epoch`, below the trim point or above the tail.
-    async fn read(
-        &self,
-        namespace: &Namespace,
-        session: &SessionName,
-        epoch: Option<SessionEpoch>,
-        from: Offset,
-        limit: usize,
-    ) -> Result<Page, Refusal> {
-        let name = SessionRef {
-            namespace: namespace.clone(),
-            session: session.clone(),
-        };
-        // "From the earliest" is no cursor, unless it is the earliest of a certain history.
-        let earliest = from <= Offset::ZERO.next();
-        let cursor = Cursor {
-            session_epoch: epoch,
-            offset: from.previous(),
-        };
-        let cursor = (!earliest || epoch.is_some()).then_some(cursor);
-        let (answer, located) = self.resolve(&name, cursor, None).await?;
-        let (session_epoch, from, tail) = match (answer, earliest) {
-            (Answer::NotFound, _) => return Err(unknown_session()),
-            (
-                Answer::Resumed {
-                    session_epoch,
-                    from,
-                    tail,
-                },
-                _,
-            ) => (session_epoch, from, tail),
-            // The first page of a history that was trimmed begins at its earliest event.
-            (
-                Answer::Gone {
-                    session_epoch,
-                    earliest,
-                    tail,
-                    ahead: false,
-                },
-                true,
-            ) if epoch == Some(session_epoch) => (session_epoch, earliest, tail),
-            (answer, _) => return Err(refusal_of(answer)),
-        };
-        let Some(located) = located else {
-            return Err(unknown_session());
-        };
-        let session = located.reader.session();
-        let page = self.shard.reads.run(move |store| {
-            let events = reads::events(store, session, from, limit)?;
-            // Nothing of a deleted session is a page of it.
-            Ok(reads::head(store, session)?.map(|_| events))
-        });
-        let events = page.await?.ok_or_else(unknown_session)?;
-        let last = events.last().map_or(tail, |last| tail.max(last.offset));
-        Ok(Page {
-            session_epoch,
-            events,
-            tail: last,
-        })
-    }
-
-    /// A session as it stands. UNKNOWN_SESSION.
-    async fn show(
-        &self,
-        namespace: &Namespace,
-        session: &SessionName,
-    ) -> Result<SessionInfo, Refusal> {
-        self.shard.barrier().await?;
-        let name = SessionRef {
-            namespace: namespace.clone(),
-            session: session.clone(),
-        };
-        let found = self.shard.reads.run(move |store| {
-            let Some(session) = reads::named(store, &name)? else {
-                return Ok(None);
-            };
-            let head = reads::head(store, session)?;
-            let runs = reads::live_runs(store, session)?;
-            Ok(head.map(|head| (session, head, runs)))
-        });
-        let (session, head, open_runs) = found.await?.ok_or_else(unknown_session)?;
-        Ok(SessionInfo {
-            shard: self.shard.id,
-            leader: self.shard.leadership.leader(),
-            session_epoch: self.epoch(session),
-            tail: head.tail,
-            trimmed: head.trimmed,
-            bytes: head.bytes,
-            created: head.created,
-            last_time: head.last_time,
-            frozen: head.frozen,
-            attachments: self.shard.feed.readers(session),
-            open_runs,
-        })
-    }
-
-    /// Sessions of this shard whose names begin with `prefix`, in the shard's own order, after
-    /// the session `after`, at most `limit`.
-    async fn list(
-        &self,
-        namespace: &Namespace,
-        prefix: &str,
-        after: Option<&SessionName>,
-        limit: usize,
-    ) -> Result<Vec<Listed>, Refusal> {
-        self.shard.barrier().await?;
-        let slots = self.shard.id.slots(self.shard.shards);
-        let (namespace, prefix) = (namespace.clone(), prefix.to_owned());
-        let after = after.cloned();
-        let listed = self
-            .shard
-            .reads
-            .run(move |store| reads::list(store, slots, &namespace, &prefix, after, limit));
-        let listed = listed.await?.into_iter();
-        let listed = listed.map(|(session, head)| Listed {
-            session,
-            shard: self.shard.id,
-            tail: head.tail,
-            last_time: head.last_time,
-        });
-        Ok(listed.collect())
-    }
-
-    /// A run as it stands. UNKNOWN_SESSION, UNKNOWN_RUN.
-    async fn run(
-        &self,
-        namespace: &Namespace,
-        session: &SessionName,
-        run: &RunId,
-    ) -> Result<RunInfo, Refusal> {
-        self.shard.barrier().await?;
-        let name = SessionRef {
-            namespace: namespace.clone(),
-            session: session.clone(),
-        };
-        let id = run.clone();
-        let found = self.shard.reads.run(move |store| {
-            let Some(session) = reads::named(store, &name)? else {
-                return Ok(None);
-            };
-            Ok(Some((session, reads::run(store, session, &id)?)))
-        });
-        let (session, found) = found.await?.ok_or_else(unknown_session)?;
-        let (row, epoch) = found.ok_or_else(|| {
-            let message = "the session has no run of this id";
-            Refusal::new(Code::UnknownRun, message)
-        })?;
-        Ok(RunInfo {
-            session_epoch: self.epoch(session),
-            run: run.clone(),
-            state: row.state,
-            run_epoch: row.run_epoch,
-            writer: row.writer,
-            input: row.input,
-            started: row.started,
-            ended: row.ended,
-            last_seq: epoch.last_seq,
-            last_offset: epoch.last_offset,
-        })
-    }
-
-    /// Watches a run for its end or a new writer, from now on. UNKNOWN_SESSION.
-    async fn watch_run(
-        &self,
-        namespace: &Namespace,
-        session: &SessionName,
-        run: &RunId,
-    ) -> Result<RunWatch, Refusal> {
-        let name = SessionRef {
-            namespace: namespace.clone(),
-            session: session.clone(),
-        };
-        let named = self
-            .shard
-            .reads
-            .run(move |store| reads::named(store, &name));
-        let session = named.await?.ok_or_else(unknown_session)?;
-        Ok(self.shard.feed.runs.watch(session, run.clone()))
     }
 }
 
@@ -566,29 +265,5 @@ fn status(shard: &Shard) -> ShardStatus {
         purged: index(metrics.purged),
         people_bytes,
         agent_bytes,
-    }
-}
-
-/// What a read is told where an attach gets an answer.
-fn refusal_of(answer: Answer) -> Refusal {
-    match answer {
-        Answer::NotFound => unknown_session(),
-        Answer::Gone {
-            session_epoch,
-            earliest,
-            tail,
-            ..
-        } => {
-            let details = Details {
-                session_epoch: Some(session_epoch),
-                earliest: Some(earliest),
-                tail: Some(tail),
-                ..Details::default()
-            };
-            Refusal::with(Code::Gone, "this offset cannot be read here", details)
-        },
-        Answer::Wait | Answer::Resumed { .. } => {
-            Refusal::new(Code::Stale, "this replica has not applied the offset yet")
-        },
     }
 }

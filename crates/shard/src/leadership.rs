@@ -73,7 +73,9 @@ impl Leadership {
     pub(crate) fn not_leader(&self) -> Refusal {
         let state = self.lock();
         let details = Details {
-            leader: state.leader.and_then(|leader| self.links.client_addr(leader)),
+            leader: state
+                .leader
+                .and_then(|leader| self.links.client_addr(leader)),
             term: Some(state.term),
             ..Details::default()
         };

@@ -9,12 +9,14 @@
 mod apply;
 mod audit;
 mod duties;
+mod entrance;
 mod feed;
 mod formation;
 mod group;
 mod handle;
 mod lanes;
 mod leadership;
+mod local;
 mod meta;
 mod peer;
 mod proposer;
@@ -37,11 +39,11 @@ pub use everwire_rules::resolve::Answer;
 pub use everwire_store::{Identity, OpenOptions, Store, StoreError};
 pub use handle::{AttachRequest, Attached, ShardHandle, ShardStatus};
 pub use lanes::Pending;
+pub use peer::{Dial, Incoming, Io, PeerTls, Peers};
 pub use reads::{Listed, Page, RunInfo, SessionInfo};
 pub use run_watch::RunWatch;
 #[cfg(feature = "rocks")]
 pub use set::Directory;
-pub use peer::{Dial, Incoming, Io, PeerTls, Peers};
 pub use set::{Disk, OnFatal, OpenError, ShardSet, ShardSetConfig};
 pub use subscription::{Delivery, Subscription};
 pub use support::Support;

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use everwire_core::ids::META_GROUP;
 use everwire_core::limits::ATTEMPT_WITHIN;
 use everwire_core::topology::{Change, MemberState, Topology};
 use everwire_core::{Code, NodeId, Refusal};
 use everwire_proto::internal_v1 as wire;
 use everwire_proto::storage;
-use everwire_core::ids::META_GROUP;
 use everwire_store::Identity;
 use openraft::errors::{ClientWriteError, RaftError};
 use tokio::sync::watch;
@@ -48,9 +48,16 @@ impl Meta {
         let feed = Arc::new(Feed::new(shared.budget.clone()));
         let applier = Applier::open(META_GROUP, shared, feed.clone()).await?;
         let marker = Arc::new(MarkerBound::default());
-        let topology = applier.topology().expect("the metadata group has one").watch();
+        let topology = applier
+            .topology()
+            .expect("the metadata group has one")
+            .watch();
         let raft = start_raft(META_GROUP, shared, &applier, marker.clone()).await?;
-        let leadership = Arc::new(Leadership::new(META_GROUP, identity.node, shared.links.clone()));
+        let leadership = Arc::new(Leadership::new(
+            META_GROUP,
+            identity.node,
+            shared.links.clone(),
+        ));
         leadership.update(&raft);
         if let Some(voters) = voters {
             let made = initialize(&raft, identity.node, voters).await;
@@ -101,7 +108,9 @@ impl Meta {
         let asked = tokio::time::timeout(ATTEMPT_WITHIN, client.change(request)).await;
         let silent = |_elapsed| Refusal::new(Code::NotLeader, "the leader gave no answer");
         let response = asked.map_err(silent)?;
-        let response = response.map_err(|status| change_refusal(&status))?.into_inner();
+        let response = response
+            .map_err(|status| change_refusal(&status))?
+            .into_inner();
         refusal_from(response.refusal)?;
         Ok(Changed {
             version: response.version,
@@ -111,7 +120,10 @@ impl Meta {
 
     /// The same, if this node leads.
     pub(crate) async fn change_here(&self, change: Change) -> Result<Changed, Refusal> {
-        if let Change::Join { name, incarnation, .. } = &change {
+        if let Change::Join {
+            name, incarnation, ..
+        } = &change
+        {
             self.check_join(name, *incarnation)?;
         }
         let proposal = Proposal(storage::encode_change(&change));

@@ -4,14 +4,12 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::{Arc, RwLock};
 
+use everwire_core::ids::META_GROUP;
 use everwire_core::limits::{APPLY_THREADS_MAX, DRAIN_WITHIN};
 use everwire_core::topology::Topology;
-use everwire_core::{
-    Clock, Code, Namespace, NodeId, Random, Refusal, SessionName, ShardId, Slot,
-};
+use everwire_core::{Clock, Code, Namespace, NodeId, Random, Refusal, SessionName, ShardId, Slot};
 use everwire_proto::internal_v1 as wire;
 use everwire_rules::RULES_VERSION;
-use everwire_core::ids::META_GROUP;
 use everwire_store::{Identity, Store, StoreError};
 use futures_util::future::join_all;
 use tokio::sync::{Mutex, mpsc};
@@ -19,12 +17,13 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::apply::ApplyThreads;
+use crate::entrance::{Entrance, on_disk};
 use crate::feed::Budget;
-use crate::formation::{self, About, Wish};
+use crate::formation::{self, About};
 use crate::group::{Shard, Shared, Tasks};
 use crate::handle::ShardHandle;
 use crate::meta::Meta;
-use crate::peer::{self, Beats, Door, Forwards, Greeted, GroupEntry, Links, Peers, Phase};
+use crate::peer::{Beats, Door, Forwards, GroupEntry, Peers, Phase};
 use crate::purge;
 use crate::reads::Reads;
 use crate::steward;
@@ -81,7 +80,7 @@ impl Disk for Directory {
     fn open(&self, identity: Identity) -> Result<Arc<dyn Store>, StoreError> {
         let mut options = self.options.clone();
         options.create = Some(identity);
-        Ok(everwire_store::rocks::RocksStore::open(&self.path, options)?)
+        everwire_store::rocks::RocksStore::open(&self.path, options)
     }
 
     fn retire(&self) -> Result<(), StoreError> {
@@ -186,13 +185,19 @@ struct Running {
 
 impl Host {
     pub(crate) fn local(&self, shard: ShardId) -> Option<Arc<Shard>> {
-        let shards = self.shards.read().expect("no panic happens under this lock");
+        let shards = self
+            .shards
+            .read()
+            .expect("no panic happens under this lock");
         shards.get(&shard.0).cloned()
     }
 
     /// The shards that this node holds.
     pub(crate) fn hosted(&self) -> Vec<Arc<Shard>> {
-        let shards = self.shards.read().expect("no panic happens under this lock");
+        let shards = self
+            .shards
+            .read()
+            .expect("no panic happens under this lock");
         shards.values().cloned().collect()
     }
 
@@ -210,7 +215,10 @@ impl Host {
         };
         self.tasks.lock().await.insert(id.0, tasks);
         self.door.groups.insert(id.0, entry);
-        let mut shards = self.shards.write().expect("no panic happens under this lock");
+        let mut shards = self
+            .shards
+            .write()
+            .expect("no panic happens under this lock");
         shards.insert(id.0, shard);
         Ok(())
     }
@@ -219,7 +227,10 @@ impl Host {
     pub(crate) async fn unhost(&self, id: ShardId) {
         self.door.groups.remove(id.0);
         let shard = {
-            let mut shards = self.shards.write().expect("no panic happens under this lock");
+            let mut shards = self
+                .shards
+                .write()
+                .expect("no panic happens under this lock");
             shards.remove(&id.0)
         };
         let tasks = self.tasks.lock().await.remove(&id.0);
@@ -237,12 +248,18 @@ impl Host {
 
     /// What a node said last.
     pub(crate) fn report_of(&self, node: NodeId) -> Option<wire::ReportResponse> {
-        let reports = self.reports.read().expect("no panic happens under this lock");
+        let reports = self
+            .reports
+            .read()
+            .expect("no panic happens under this lock");
         reports.get(&node).cloned()
     }
 
     pub(crate) fn put_report(&self, node: NodeId, report: wire::ReportResponse) {
-        let mut reports = self.reports.write().expect("no panic happens under this lock");
+        let mut reports = self
+            .reports
+            .write()
+            .expect("no panic happens under this lock");
         reports.insert(node, report);
     }
 
@@ -251,7 +268,10 @@ impl Host {
         if let Some(local) = self.local(shard) {
             return local.leadership.leader();
         }
-        let reports = self.reports.read().expect("no panic happens under this lock");
+        let reports = self
+            .reports
+            .read()
+            .expect("no panic happens under this lock");
         let replicas = reports.values().flat_map(|report| &report.replicas);
         let known = replicas.filter(|replica| replica.group == shard.0 && replica.leader != 0);
         let newest = known.max_by_key(|replica| replica.term)?;
@@ -448,7 +468,9 @@ impl ShardSet {
         };
         self.flush().await.map_err(failed)?;
         for shard in self.host.hosted() {
-            purge::purge(&purge::Purged::of(&shard)).await.map_err(failed)?;
+            purge::purge(&purge::Purged::of(&shard))
+                .await
+                .map_err(failed)?;
         }
         Ok(())
     }
@@ -532,139 +554,5 @@ impl Drop for ShardSet {
         }
         let meta = self.host.meta.clone();
         runtime.spawn(async move { meta.raft.stop().await });
-    }
-}
-
-async fn on_disk<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
-) -> Result<T, OpenError> {
-    let done = tokio::task::spawn_blocking(work).await;
-    Ok(done.map_err(|error| OpenError::Panicked(error.to_string()))??)
-}
-
-/// A node on its way in: its peer listener is open, its disk is not.
-struct Entrance {
-    door: Arc<Door>,
-    links: Arc<Links>,
-    /// `None` for a cluster of one.
-    wish: Option<Wish>,
-    server: Option<JoinHandle<()>>,
-    /// Ends the peer listener, also if the node never comes in.
-    stop: DropGuard,
-}
-
-impl Entrance {
-    fn open(config: &ShardSetConfig, peers: Option<Peers>) -> Result<Self, OpenError> {
-        let stop = CancellationToken::new();
-        let mut about = About {
-            name: "alone".to_owned(),
-            addr: config.addr.clone(),
-            peer: String::new(),
-            incarnation: config.random.next(),
-        };
-        let Some(peers) = peers else {
-            let links = Arc::new(Links::new(None, None));
-            let door = Arc::new(Door::new(about, links.clone(), config.clock.clone()));
-            return Ok(Self {
-                door,
-                links,
-                wish: None,
-                server: None,
-                stop: stop.drop_guard(),
-            });
-        };
-        about.name = peers.name;
-        about.peer = peers.addr;
-        let links = Arc::new(Links::new(peers.tls.as_ref(), peers.dial));
-        let door = Arc::new(Door::new(about, links.clone(), config.clock.clone()));
-        let server = peer::serve(door.clone(), peers.incoming, peers.tls.as_ref(), stop.clone());
-        let wish = Wish {
-            seeds: peers.seeds,
-            expect: peers.expect,
-            cluster: config.cluster.clone(),
-            shards: config.shards,
-        };
-        Ok(Self {
-            door,
-            links,
-            wish: Some(wish),
-            server: Some(server.map_err(OpenError::Peers)?),
-            stop: stop.drop_guard(),
-        })
-    }
-
-    /// Opens the disk of a node that belongs to a cluster. `None`: the disk forgot what it had
-    /// promised, was put aside, and the node begins anew (RULES 31).
-    async fn come_back(
-        &self,
-        disk: Arc<dyn Disk>,
-        identity: Identity,
-    ) -> Result<Option<Arc<dyn Store>>, OpenError> {
-        let opening = {
-            let (disk, identity) = (disk.clone(), identity.clone());
-            tokio::task::spawn_blocking(move || disk.open(identity)).await
-        };
-        let opening = opening.map_err(|error| OpenError::Panicked(error.to_string()))?;
-        let reason = match opening {
-            Ok(store) if self.wish.is_none() => return Ok(Some(store)),
-            Ok(store) => match self.greet(&identity, &store).await? {
-                Greeted::Welcome => return Ok(Some(store)),
-                Greeted::Regressed(node) => format!("node {node} had recorded more of it"),
-            },
-            Err(StoreError::Quarantine { why }) if self.wish.is_some() => why,
-            Err(error) => return Err(error.into()),
-        };
-        tracing::error!(
-            node = %identity.node, reason,
-            "the disk forgot what this node had promised: it is put aside, the node begins anew"
-        );
-        on_disk(move || disk.retire()).await?;
-        Ok(None)
-    }
-
-    /// Asks the other nodes whether they know more of this one than it knows itself. Without a
-    /// majority that answers it could not do anything anyway.
-    async fn greet(
-        &self,
-        identity: &Identity,
-        store: &Arc<dyn Store>,
-    ) -> Result<Greeted, OpenError> {
-        self.links.introduce(&identity.cluster, identity.node.0);
-        self.door.set_phase(Phase::Member {
-            cluster: identity.cluster.clone(),
-            node: identity.node,
-            formation: None,
-        });
-        let reading = store.clone();
-        let applied = on_disk(move || reading.applied(META_GROUP)).await?;
-        let state = applied.map(|applied| applied.state).unwrap_or_default();
-        if state.is_empty() {
-            return Ok(Greeted::Welcome);
-        }
-        let topology = everwire_proto::storage::decode_topology(&state);
-        let topology = topology.map_err(StoreError::from)?;
-        // Its peers ask the same of this node, at the same time perhaps.
-        let _ = self.door.store.set(store.clone());
-        let told = peer::greet_all(&self.links, store, identity.node, &topology).await;
-        told.map_err(OpenError::Refused)
-    }
-
-    /// The place of a node with an empty disk.
-    async fn find_place(
-        &self,
-        config: &ShardSetConfig,
-    ) -> Result<(Identity, Option<wire::Formation>), OpenError> {
-        match &self.wish {
-            Some(wish) => formation::find_place(&self.door, wish, &config.random)
-                .await
-                .map_err(OpenError::Refused),
-            None => {
-                let cluster = config.cluster.clone();
-                let cluster = cluster.unwrap_or_else(|| formation::mint(&*config.random));
-                let formed = formation::alone(&self.door.about, cluster, config.shards);
-                let identity = formation::identity_in(&formed, &self.door.about);
-                Ok((identity.expect("a node forms with itself"), Some(formed)))
-            },
-        }
     }
 }

@@ -37,10 +37,7 @@ const LEVEL_WITHIN: u64 = 200;
 const REPLICATION: u32 = 3;
 
 /// Starts the duties. In a cluster of one, returns when the topology is there and all is held.
-pub(crate) async fn start(
-    host: &Arc<Host>,
-    wish: Option<Wish>,
-) -> Result<JoinSet<()>, OpenError> {
+pub(crate) async fn start(host: &Arc<Host>, wish: Option<Wish>) -> Result<JoinSet<()>, OpenError> {
     let mut duties = JoinSet::new();
     match wish {
         Some(wish) => {
@@ -155,7 +152,12 @@ async fn hold(host: &Arc<Host>) -> Result<(), OpenError> {
             host.unhost(id).await;
         }
     }
-    let opened = join_all(missing.into_iter().map(|(id, voters)| host.host(id, voters))).await;
+    let opened = join_all(
+        missing
+            .into_iter()
+            .map(|(id, voters)| host.host(id, voters)),
+    )
+    .await;
     opened.into_iter().collect()
 }
 
@@ -175,7 +177,9 @@ fn peers_of(topology: &Topology, nodes: &[NodeId]) -> BTreeMap<u64, Peer> {
 fn is_out(host: &Host, id: ShardId) -> bool {
     let me = host.identity.node;
     let topology = host.meta.topology();
-    let replicas = topology.placement(id).map(|placement| placement.replicas.clone());
+    let replicas = topology
+        .placement(id)
+        .map(|placement| placement.replicas.clone());
     let reports = replicas.unwrap_or_default().into_iter();
     let mut said = reports
         .filter_map(|node| host.report_of(node))
@@ -269,7 +273,9 @@ async fn plan(host: &Host, topology: &Topology) {
         return;
     }
     let nodes = topology.nodes.keys().copied();
-    let alive = nodes.filter(|node| host.is_alive(*node, DEAD_AFTER)).collect();
+    let alive = nodes
+        .filter(|node| host.is_alive(*node, DEAD_AFTER))
+        .collect();
     let (shards, metadata) = observed(host, &alive);
     let seen = Observed {
         alive,
@@ -294,7 +300,10 @@ fn observed(host: &Host, alive: &BTreeSet<NodeId>) -> (BTreeMap<ShardId, Members
     let own = (host.identity.node.0, host.door.replicas());
     let mut newest: BTreeMap<u32, wire::ReplicaReport> = BTreeMap::new();
     for (node, replicas) in others.chain([own]) {
-        for replica in replicas.into_iter().filter(|replica| replica.leader == node) {
+        for replica in replicas
+            .into_iter()
+            .filter(|replica| replica.leader == node)
+        {
             let known = newest.get(&replica.group).map(|known| known.term);
             if known.is_none_or(|term| term <= replica.term) {
                 newest.insert(replica.group, replica);
@@ -384,7 +393,10 @@ async fn step_aside(host: &Host, raft: &Running, wanted: &BTreeSet<u64>) -> Resu
 /// Hands a shard's leadership to the node that should have it, when that is level with this one.
 async fn balance(host: &Host, shard: &Shard, replicas: &[NodeId]) {
     let me = host.identity.node;
-    let steady = shard.leadership.leads_for().is_some_and(|since| since >= BALANCE_AFTER);
+    let steady = shard
+        .leadership
+        .leads_for()
+        .is_some_and(|since| since >= BALANCE_AFTER);
     let fit = |node: &&NodeId| {
         let draining = host.report_of(**node).is_none_or(|report| report.draining);
         let level = shard.lag_of(**node).is_some_and(|lag| lag <= LEVEL_WITHIN);
@@ -397,7 +409,9 @@ async fn balance(host: &Host, shard: &Shard, replicas: &[NodeId]) {
         return;
     }
     match shard.hand_over(Some(*preferred)).await {
-        Ok(leader) => tracing::info!(shard = %shard.id, %leader, "the leadership went where it belongs"),
+        Ok(leader) => {
+            tracing::info!(shard = %shard.id, %leader, "the leadership went where it belongs");
+        },
         Err(refusal) => tracing::info!(shard = %shard.id, %refusal, "the leadership stays for now"),
     }
 }
@@ -414,7 +428,10 @@ pub(crate) async fn hand_over_all(host: &Host) {
     let meta = async {
         if host.meta.leadership.leads() {
             let topology = host.meta.topology();
-            let others = topology.voters.iter().filter(|node| **node != host.identity.node);
+            let others = topology
+                .voters
+                .iter()
+                .filter(|node| **node != host.identity.node);
             let wanted = others.map(|node| node.0).collect();
             if let Err(reason) = step_aside(host, &host.meta.raft, &wanted).await {
                 tracing::info!(reason, "nobody took the lead of the metadata group");
@@ -440,14 +457,20 @@ pub(crate) async fn transfer(
     }
     let nobody = || Refusal::new(Code::NotLeader, "nobody leads the shard now");
     let leader = host.leader_of(id).ok_or_else(nobody)?;
-    let mut client = host.shared.links.client(leader.0, Line::Beat).ok_or_else(nobody)?;
+    let mut client = host
+        .shared
+        .links
+        .client(leader.0, Line::Beat)
+        .ok_or_else(nobody)?;
     let request = wire::HandOverRequest {
         group: id.0,
         to: to.map_or(0, |node| node.0),
     };
     let asked = tokio::time::timeout(HAND_OVER_WITHIN * 2, client.hand_over(request)).await;
     let response = asked.map_err(|_elapsed| nobody())?;
-    let response = response.map_err(|status| change_refusal(&status))?.into_inner();
+    let response = response
+        .map_err(|status| change_refusal(&status))?
+        .into_inner();
     refusal_from(response.refusal)?;
     Ok(NodeId(response.leader))
 }

@@ -4,8 +4,8 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use everwire_core::{NodeId, Refusal, ShardId};
 use everwire_core::grant::Capability;
+use everwire_core::{NodeId, Refusal, ShardId};
 use everwire_proto::v1;
 use futures_util::stream::{self, BoxStream};
 use tonic::{Request, Response, Status};
@@ -68,7 +68,11 @@ impl Cluster {
         let now = self.context.clock.now();
         caller.claims().allows_anywhere(Capability::Operate, now)?;
         let to = (asked.to != 0).then_some(NodeId(asked.to));
-        let leader = self.context.shards.transfer(ShardId(asked.shard), to).await?;
+        let leader = self
+            .context
+            .shards
+            .transfer(ShardId(asked.shard), to)
+            .await?;
         Ok(v1::TransferResponse { leader: leader.0 })
     }
 

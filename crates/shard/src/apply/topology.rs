@@ -77,7 +77,10 @@ pub(crate) fn encode(topology: &Topology) -> Bytes {
 }
 
 /// Applies one change. A panic inside refuses it and leaves the topology as it was (RULES 3).
-pub(crate) fn apply(topology: &mut Topology, change: &[u8]) -> Result<Result<Changed, Refusal>, String> {
+pub(crate) fn apply(
+    topology: &mut Topology,
+    change: &[u8],
+) -> Result<Result<Changed, Refusal>, String> {
     let change = storage::decode_change(change).map_err(|error| error.to_string())?;
     let mut next = topology.clone();
     let changed = catch_unwind(AssertUnwindSafe(|| topology::apply(&mut next, change)));
@@ -92,7 +95,10 @@ pub(crate) fn apply(topology: &mut Topology, change: &[u8]) -> Result<Result<Cha
         Ok(Err(refusal)) => Err(refusal),
         Err(_panic) => {
             tracing::error!("a change of the topology panicked and was refused");
-            Err(Refusal::new(Code::Internal, "the change could not be applied"))
+            Err(Refusal::new(
+                Code::Internal,
+                "the change could not be applied",
+            ))
         },
     })
 }

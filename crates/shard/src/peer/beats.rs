@@ -6,8 +6,8 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use everwire_core::limits::{BEAT_WITHIN, BEATS_HELD};
 use everwire_core::Clock;
+use everwire_core::limits::{BEAT_WITHIN, BEATS_HELD};
 use everwire_proto::internal_v1 as wire;
 use tokio::sync::{mpsc, oneshot};
 
@@ -52,7 +52,10 @@ impl Beats {
     }
 
     fn queue(&self, node: u64) -> mpsc::Sender<Beat> {
-        let mut queues = self.queues.lock().expect("no panic happens under this lock");
+        let mut queues = self
+            .queues
+            .lock()
+            .expect("no panic happens under this lock");
         if let Some(queue) = queues.get(&node).filter(|queue| !queue.is_closed()) {
             return queue.clone();
         }

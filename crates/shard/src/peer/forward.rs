@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use everwire_core::command::Lane;
-use everwire_core::limits::{FORWARD_BYTES_MAX, FORWARDS_WAITING_MAX, FORWARD_OPEN_WITHIN};
+use everwire_core::limits::{FORWARD_BYTES_MAX, FORWARD_OPEN_WITHIN, FORWARDS_WAITING_MAX};
 use everwire_core::{Code, Command, Outcome, Refusal, ShardId};
 use everwire_proto::internal_v1 as wire;
 use everwire_proto::{internal, refusal};
@@ -53,7 +53,12 @@ fn lost() -> Refusal {
 
 impl Waiting {
     fn with<T>(&self, work: impl FnOnce(&mut State) -> T) -> T {
-        work(&mut self.answers.lock().expect("no panic happens under this lock"))
+        work(
+            &mut self
+                .answers
+                .lock()
+                .expect("no panic happens under this lock"),
+        )
     }
 
     fn answer(&self, id: u64, outcome: Result<Outcome, Refusal>) {

@@ -103,7 +103,9 @@ async fn greet(
     let mut client = links.client(node.0, Line::Beat)?;
     let own = {
         let store = store.clone();
-        tokio::task::spawn_blocking(move || store.own_record()).await.ok()?
+        tokio::task::spawn_blocking(move || store.own_record())
+            .await
+            .ok()?
     };
     let request = wire::HelloRequest {
         cluster: store.identity().cluster.clone(),
@@ -112,7 +114,9 @@ async fn greet(
         votes: votes_to(&own),
         rules: RULES_VERSION,
     };
-    let asked = tokio::time::timeout(ANSWER_WITHIN, client.hello(request)).await.ok()?;
+    let asked = tokio::time::timeout(ANSWER_WITHIN, client.hello(request))
+        .await
+        .ok()?;
     Some(asked.map(tonic::Response::into_inner))
 }
 
@@ -124,7 +128,10 @@ pub(crate) async fn greet_all(
     me: NodeId,
     topology: &Topology,
 ) -> Result<Greeted, Refusal> {
-    let living = topology.nodes.iter().filter(|(_, member)| member.state != MemberState::Removed);
+    let living = topology
+        .nodes
+        .iter()
+        .filter(|(_, member)| member.state != MemberState::Removed);
     let others: Vec<NodeId> = living
         .inspect(|(id, member)| links.place(id.0, &member.peer, &member.addr))
         .map(|(id, _)| *id)
@@ -154,7 +161,11 @@ pub(crate) async fn greet_all(
         if welcomed.len() < needed {
             if round.is_multiple_of(50) {
                 let answered = welcomed.len();
-                tracing::info!(answered, needed, "waits for the other nodes before it starts");
+                tracing::info!(
+                    answered,
+                    needed,
+                    "waits for the other nodes before it starts"
+                );
             }
             round += 1;
             tokio::time::sleep(ASK_EVERY).await;

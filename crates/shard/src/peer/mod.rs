@@ -7,6 +7,7 @@
 
 mod beats;
 mod dial;
+mod door;
 mod forward;
 mod greeting;
 mod links;
@@ -15,12 +16,12 @@ mod server;
 mod service;
 mod wire;
 
-pub use dial::{Dial, Incoming, Io, PeerTls, Peers};
 pub(crate) use beats::Beats;
+pub use dial::{Dial, Incoming, Io, PeerTls, Peers};
+pub(crate) use door::{Door, GroupEntry, Phase};
 pub(crate) use forward::Forwards;
 pub(crate) use greeting::{Greeted, greet_all, keep_greeting};
 pub(crate) use links::{Line, Links};
 pub(crate) use network::PeerNetwork;
-pub(crate) use server::{Door, serve};
-pub(crate) use service::{GroupEntry, Phase};
+pub(crate) use server::serve;
 pub(crate) use wire::{change_refusal, refusal_from};

@@ -229,7 +229,8 @@ impl RaftNetworkV2<TypeConfig> for PeerLink {
         let (group, progress) = (self.group, Arc::new(AtomicU64::new(0)));
         let moved = progress.clone();
         // The reader waits for the disk, and for the connection.
-        let sending = tokio::task::spawn_blocking(move || send(group, &vote, reader, &pieces, &moved));
+        let sending =
+            tokio::task::spawn_blocking(move || send(group, &vote, reader, &pieces, &moved));
         let call = client.snapshot(ReceiverStream::new(receiver));
         tokio::pin!(call, cancel);
         let mut last = 0;
@@ -268,7 +269,11 @@ impl RaftNetworkV2<TypeConfig> for PeerLink {
     ) -> Result<TransferLeaderResponse<TypeConfig>, Rpc> {
         let message = convert::transfer_to(self.group, &request);
         let mut client = self.client(Line::Beat)?;
-        let asked = self.call(RPCTypes::TransferLeader, VOTE_WITHIN, client.transfer(message));
+        let asked = self.call(
+            RPCTypes::TransferLeader,
+            VOTE_WITHIN,
+            client.transfer(message),
+        );
         let response = asked.await?;
         if response.accepted {
             return Ok(Ok(()));

@@ -15,8 +15,8 @@ use tonic::transport::server::Connected;
 use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 
 use super::dial::{Incoming, Io, PeerTls};
+use super::door::Door;
 use super::service::Service;
-pub(crate) use super::service::Door;
 
 /// A peer's connection in the shape that tonic wants.
 struct PeerIo(Box<dyn Io>);
@@ -72,7 +72,9 @@ pub(crate) fn serve(
         let config = ServerTlsConfig::new()
             .identity(Identity::from_pem(&tls.cert_pem, &tls.key_pem))
             .client_ca_root(Certificate::from_pem(&tls.ca_pem));
-        server = server.tls_config(config).map_err(|error| error.to_string())?;
+        server = server
+            .tls_config(config)
+            .map_err(|error| error.to_string())?;
     }
     let service = PeerServer::new(Service(door))
         .max_decoding_message_size(PEER_MESSAGE_BYTES_MAX)

@@ -1,176 +1,27 @@
 //! The callee's side of the peer transport: each call goes to the group that it names.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, RwLock};
+use std::sync::Arc;
 
 use everwire_core::limits::{APPEND_BYTES_MAX, BEAT_WITHIN, FORWARDS_WAITING_MAX};
-use everwire_core::{Clock, Code, NodeId, Refusal, ShardId};
+use everwire_core::{Code, NodeId, Refusal, ShardId};
 use everwire_proto::internal_v1 as wire;
 use everwire_proto::internal_v1::peer_server::Peer;
 use everwire_proto::{internal, storage, v1};
-use everwire_store::{SnapshotReader, SnapshotSpool, Store, StoreError};
+use everwire_store::{SnapshotReader, SnapshotSpool, StoreError};
 use futures_util::future::join_all;
 use futures_util::stream::{FuturesUnordered, Stream, StreamExt};
-use openraft::async_runtime::WatchReceiver;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::links::{CLUSTER_KEY, Links, NODE_KEY};
+use super::door::{Door, Phase};
 use super::{greeting, wire as convert};
-use crate::formation::About;
-use crate::group::Shard;
-use crate::leadership::Leadership;
 use crate::lanes::Pending;
-use crate::meta::Meta;
 use crate::raft::codec;
 use crate::raft::machine::SnapshotData;
-use crate::raft::types::{Raft, SnapshotMeta};
-
-/// How far a node is on its way into a cluster.
-#[derive(Clone, Debug)]
-pub(crate) enum Phase {
-    /// Its disk is empty.
-    Empty,
-    /// It makes a cluster, or was told that one is being made.
-    Forming(wire::Formation),
-    /// It belongs to a cluster.
-    Member {
-        /// Which.
-        cluster: String,
-        /// As whom.
-        node: NodeId,
-        /// The formation that it took part in, for those who have not heard of it yet.
-        formation: Option<wire::Formation>,
-    },
-}
-
-/// One group of this node, as its peers reach it.
-#[derive(Clone)]
-pub(crate) struct GroupEntry {
-    pub(crate) raft: Raft,
-    pub(crate) leadership: Arc<Leadership>,
-    /// `None` for the metadata group.
-    pub(crate) shard: Option<Arc<Shard>>,
-}
-
-/// The groups of this node.
-#[derive(Default)]
-pub(crate) struct Groups(RwLock<BTreeMap<u32, GroupEntry>>);
-
-impl Groups {
-    pub(crate) fn get(&self, group: u32) -> Option<GroupEntry> {
-        let groups = self.0.read().expect("no panic happens under this lock");
-        groups.get(&group).cloned()
-    }
-
-    pub(crate) fn insert(&self, group: u32, entry: GroupEntry) {
-        let mut groups = self.0.write().expect("no panic happens under this lock");
-        groups.insert(group, entry);
-    }
-
-    pub(crate) fn remove(&self, group: u32) {
-        let mut groups = self.0.write().expect("no panic happens under this lock");
-        groups.remove(&group);
-    }
-
-    pub(crate) fn all(&self) -> Vec<(u32, GroupEntry)> {
-        let groups = self.0.read().expect("no panic happens under this lock");
-        groups.iter().map(|(id, entry)| (*id, entry.clone())).collect()
-    }
-}
-
-/// What peers find here. Filled as the node comes up.
-pub(crate) struct Door {
-    pub(crate) about: About,
-    pub(crate) groups: Groups,
-    pub(crate) links: Arc<Links>,
-    pub(crate) clock: Arc<dyn Clock>,
-    phase: Mutex<Phase>,
-    pub(crate) store: OnceLock<Arc<dyn Store>>,
-    pub(crate) meta: OnceLock<Arc<Meta>>,
-    draining: AtomicBool,
-}
-
-impl Door {
-    pub(crate) fn new(about: About, links: Arc<Links>, clock: Arc<dyn Clock>) -> Self {
-        Self {
-            about,
-            groups: Groups::default(),
-            links,
-            clock,
-            phase: Mutex::new(Phase::Empty),
-            store: OnceLock::new(),
-            meta: OnceLock::new(),
-            draining: AtomicBool::new(false),
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Phase> {
-        self.phase.lock().expect("no panic happens under this lock")
-    }
-
-    pub(crate) fn phase(&self) -> Phase {
-        self.lock().clone()
-    }
-
-    pub(crate) fn set_phase(&self, phase: Phase) {
-        *self.lock() = phase;
-    }
-
-    /// The node is about to stop: others should give it nothing.
-    pub(crate) fn set_draining(&self) {
-        self.draining.store(true, Ordering::SeqCst);
-    }
-
-    /// Whether the node is about to stop.
-    pub(crate) fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::SeqCst)
-    }
-
-    /// How the replicas of this node stand.
-    pub(crate) fn replicas(&self) -> Vec<wire::ReplicaReport> {
-        let groups = self.groups.all();
-        groups.iter().map(|(id, entry)| report(*id, entry)).collect()
-    }
-
-    /// Who calls, if it may: a node of this cluster that was not removed from it.
-    fn caller<T>(&self, request: &Request<T>) -> Result<u64, Status> {
-        let refuse = |code, message: &str| {
-            let refusal = Refusal::new(code, message);
-            Err(everwire_proto::refusal::to_status(&refusal))
-        };
-        let Phase::Member { cluster, .. } = self.phase() else {
-            return refuse(Code::Draining, "this node does not belong to a cluster yet");
-        };
-        let text = |key| request.metadata().get(key).and_then(|value| value.to_str().ok());
-        if text(CLUSTER_KEY) != Some(cluster.as_str()) {
-            return refuse(Code::WrongCluster, "the caller belongs to another cluster");
-        }
-        let node = text(NODE_KEY).and_then(|node| node.parse().ok());
-        let Some(node) = node else {
-            return refuse(Code::Malformed, "the caller does not say which node it is");
-        };
-        if self.meta.get().is_some_and(|meta| meta.is_removed(NodeId(node))) {
-            return refuse(Code::WrongCluster, "the caller was removed from the cluster");
-        }
-        self.links.heard(node);
-        Ok(node)
-    }
-
-    fn meta(&self) -> Result<&Arc<Meta>, Refusal> {
-        let message = "this node does not belong to a cluster yet";
-        self.meta.get().ok_or_else(|| Refusal::new(Code::Draining, message))
-    }
-
-    fn shard(&self, shard: u32) -> Result<Arc<Shard>, Refusal> {
-        let entry = self.groups.get(shard).and_then(|entry| entry.shard);
-        entry.ok_or_else(|| Refusal::new(Code::NotLeader, "this node does not hold the shard"))
-    }
-}
+use crate::raft::types::SnapshotMeta;
 
 /// The service itself.
 pub(crate) struct Service(pub(crate) Arc<Door>);
@@ -262,7 +113,10 @@ impl Peer for Service {
     ) -> Result<Response<wire::BeatResponse>, Status> {
         let node = self.0.caller(&request)?;
         let asked = request.into_inner();
-        let answers = asked.beats.into_iter().map(|beat| self.one_beat(node, beat));
+        let answers = asked
+            .beats
+            .into_iter()
+            .map(|beat| self.one_beat(node, beat));
         Ok(Response::new(wire::BeatResponse {
             answers: join_all(answers).await,
             time_ms: self.0.clock.now().0,
@@ -431,23 +285,6 @@ impl Service {
     }
 }
 
-/// How one replica stands here.
-fn report(id: u32, entry: &GroupEntry) -> wire::ReplicaReport {
-    let metrics = entry.raft.metrics();
-    let metrics = metrics.borrow_watched();
-    let index = |id: Option<crate::raft::types::LogId>| id.map_or(0, |id| id.index());
-    let membership = metrics.membership_config.membership();
-    wire::ReplicaReport {
-        group: id,
-        leader: metrics.current_leader.unwrap_or_default(),
-        term: metrics.current_term,
-        applied: index(metrics.last_applied),
-        committed: index(metrics.local_committed),
-        voters: membership.voter_ids().collect(),
-        learners: membership.learner_ids().collect(),
-    }
-}
-
 /// Takes one group's entries until the stream ends.
 async fn append(
     door: Arc<Door>,
@@ -588,8 +425,7 @@ async fn take_snapshot(
             _ => return Err(broken()),
         }
     }
-    let reader: Box<dyn SnapshotReader> =
-        on_disk(move || SnapshotSpool::finish(spool)).await?;
+    let reader: Box<dyn SnapshotReader> = on_disk(move || SnapshotSpool::finish(spool)).await?;
     let snapshot = openraft::Snapshot {
         meta,
         snapshot: SnapshotData::Rows(reader),

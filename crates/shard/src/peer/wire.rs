@@ -75,9 +75,7 @@ pub(super) fn append_from(
     Ok(AppendEntriesRequest {
         vote: vote_from(request.vote)?,
         prev_log_id: request.previous.map(position_from),
-        entries: entries
-            .map(|bytes| codec::entry_from(bytes))
-            .collect::<Result<_, _>>()?,
+        entries: entries.map(codec::entry_from).collect::<Result<_, _>>()?,
         leader_commit: request.committed.map(position_from),
     })
 }
