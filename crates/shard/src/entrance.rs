@@ -37,7 +37,8 @@ impl Entrance {
         let mut about = About {
             name: "alone".to_owned(),
             addr: config.addr.clone(),
-            peer: String::new(),
+            // Nobody looks for it there.
+            peer: config.addr.clone(),
             incarnation: config.random.next(),
         };
         let Some(peers) = peers else {

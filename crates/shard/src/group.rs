@@ -1,7 +1,7 @@
 //! One group, assembled: its Raft, its lanes, its feed, and the tasks that connect them.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use everwire_core::limits::{ATTEMPT_WITHIN, HAND_OVER_WITHIN};
@@ -42,11 +42,31 @@ pub(crate) struct Shared {
     pub(crate) threads: ApplyThreads,
     pub(crate) budget: Arc<Budget>,
     pub(crate) reads: Reads,
-    pub(crate) alive: Alive,
+    /// Taken when the node stops: what is left then belongs to whoever uses the store.
+    pub(crate) alive: Mutex<Option<Alive>>,
     pub(crate) support: Arc<Support>,
     pub(crate) links: Arc<Links>,
     pub(crate) beats: Arc<Beats>,
     pub(crate) forwards: Arc<Forwards>,
+}
+
+impl Shared {
+    fn alive(&self) -> Result<Alive, String> {
+        let alive = self.alive.lock().expect("no panic happens under this lock");
+        alive
+            .clone()
+            .ok_or_else(|| "the node is about to stop".to_owned())
+    }
+
+    /// No group is opened any more.
+    pub(crate) fn release(&self) {
+        drop(
+            self.alive
+                .lock()
+                .expect("no panic happens under this lock")
+                .take(),
+        );
+    }
 }
 
 /// A group's Raft, which goes on by itself until it is told to stop; dropping this tells it.
@@ -97,7 +117,10 @@ pub(crate) async fn start_raft(
     marker: Arc<MarkerBound>,
 ) -> Result<Running, OpenError> {
     check_purged(group, &shared.store, applier)?;
-    let (threads, alive) = (shared.threads.clone(), shared.alive.clone());
+    let alive = shared
+        .alive()
+        .map_err(|reason| OpenError::group(group, reason))?;
+    let threads = shared.threads.clone();
     let machine = Machine::new(applier.clone(), threads, marker, alive.clone());
     let log = Log::new(group, shared.store.clone(), alive);
     let network = PeerNetwork {
@@ -132,11 +155,12 @@ pub(crate) async fn initialize(
 /// not wait for its own silence.
 pub(crate) async fn lead_alone(raft: &Raft, node: NodeId) -> Result<(), String> {
     let text = |error: &dyn std::fmt::Display| error.to_string();
-    let alone = {
-        let metrics = raft.server_metrics();
-        let metrics = metrics.borrow_watched();
-        metrics.membership_config.voter_ids().eq([node.0])
-    };
+    // From the group itself: its metrics may lag behind what was just made.
+    let voters = raft.with_raft_state(|state| {
+        let membership = state.membership_state.effective();
+        membership.voter_ids().collect::<Vec<_>>()
+    });
+    let alone = voters.await.map_err(|error| text(&error))? == [node.0];
     if !alone {
         return Ok(());
     }

@@ -26,6 +26,8 @@ pub(crate) struct Leadership {
 struct State {
     leader: Option<u64>,
     term: u64,
+    /// This node is the only voter: it always hears itself.
+    alone: bool,
     /// Since when this leader leads.
     since: Instant,
     /// The last moment at which the leader was heard, or a majority heard it.
@@ -43,6 +45,7 @@ impl Leadership {
             state: Mutex::new(State {
                 leader: None,
                 term: 0,
+                alone: false,
                 since: now,
                 seen: now,
             }),
@@ -93,7 +96,11 @@ impl Leadership {
 
     /// How long ago a leader was heard; on the leader itself, how long ago a majority heard it.
     pub(crate) fn leader_seen(&self) -> Duration {
-        self.lock().seen.elapsed()
+        let state = self.lock();
+        if state.alone && state.leader == Some(self.node) {
+            return Duration::ZERO;
+        }
+        state.seen.elapsed()
     }
 
     /// Takes what the group's Raft says now.
@@ -106,8 +113,7 @@ impl Leadership {
         let mut state = self.lock();
         if leader == Some(self.node) {
             let acked = metrics.last_quorum_acked.map(|at| at.elapsed());
-            let age = if alone { Some(Duration::ZERO) } else { acked };
-            let at = age.and_then(|age| Instant::now().checked_sub(age));
+            let at = acked.and_then(|age| Instant::now().checked_sub(age));
             state.seen = at.map_or(state.seen, |at| at.max(state.seen));
         }
         if (leader, metrics.current_term) != (state.leader, state.term) {
@@ -119,6 +125,7 @@ impl Leadership {
             }
         }
         state.leader = leader;
+        state.alone = alone;
         state.term = metrics.current_term;
     }
 }

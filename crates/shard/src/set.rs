@@ -360,7 +360,7 @@ impl ShardSet {
             threads: threads.map_err(OpenError::Threads)?,
             budget: Arc::<Budget>::default(),
             support: Arc::new(Support::new(identity.node, RULES_VERSION)),
-            alive,
+            alive: std::sync::Mutex::new(Some(alive)),
         };
         let stop = CancellationToken::new();
         let voters = formation.as_ref().map(formation::voters);
@@ -520,6 +520,7 @@ impl ShardSet {
         let hosted = self.host.hosted();
         join_all(hosted.iter().map(|shard| shard.raft.stop())).await;
         self.host.meta.raft.stop().await;
+        self.host.shared.release();
         let released = tokio::time::timeout(DRAIN_WITHIN, running.released.recv());
         if released.await.is_err() {
             tracing::warn!("something still uses the store after the shutdown");
