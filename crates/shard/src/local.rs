@@ -266,7 +266,6 @@ impl<'s> LocalReader<'s> {
             shard: self.shard.id,
             tail: head.tail,
             last_time: head.last_time,
-            frozen: head.frozen,
         });
         Ok(listed.collect())
     }
