@@ -104,6 +104,7 @@ export class Client {
       {
         up: () => this.#up(),
         down: () => this.#down(),
+        moved: () => this.#moved(),
         frame: (frame, bytes) => this.#frame(frame, bytes),
         state: (state, why) => this.#emitter.emit('state', { state, why }),
         failed: (why) => this.#fail(why),
@@ -269,7 +270,25 @@ export class Client {
     this.#requests.down();
   }
 
+  #moved(): void {
+    for (const { reader } of this.#sessions.values()) reader.moved();
+    this.#requests.moved();
+    this.#leave();
+  }
+
+  /** Lets go of the link before this one, once every session goes on over this one. */
+  #leave(): void {
+    if (!this.#connection.leaving) return;
+    const moving = [...this.#sessions.values()].some(({ reader }) => reader.moving);
+    if (!moving) this.#connection.left();
+  }
+
   #frame(frame: ServerFrame, bytes: number): void {
+    this.#dispatch(frame, bytes);
+    this.#leave();
+  }
+
+  #dispatch(frame: ServerFrame, bytes: number): void {
     if (this.#requests.answer(frame)) return;
     if (!('session' in frame) || frame.session === undefined) return;
     const reader = this.#sessions.get(frame.session)?.reader;

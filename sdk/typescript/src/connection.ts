@@ -1,7 +1,8 @@
 /**
  * The client's one connection: it opens links, proves who we are, listens to the heartbeat, and
- * comes back after every loss.
- * In come frames of a link and the wishes of the client; out go `up`, `down` and frames.
+ * comes back after every loss. When an edge asks it to move, it opens the next link first and lets
+ * go of the old one last, so that nobody waits in between.
+ * In come frames of a link and the wishes of the client; out go `up`, `down`, `moved` and frames.
  * It knows nothing of sessions or requests, and a loss here never signals anything to a run.
  */
 import { backoffMs, type BackoffOptions } from './backoff.js';
@@ -29,6 +30,8 @@ export interface ConnectionHooks {
   up(): void;
   /** The open link is lost. */
   down(): void;
+  /** Another link took the place of the open one, which still delivers until `left` is called. */
+  moved(): void;
   frame(frame: ServerFrame, bytes: number): void;
   state(state: ConnectionState, why: EverwireError | undefined): void;
   /** No later try would help. */
@@ -39,14 +42,29 @@ export interface ConnectionHooks {
 const STABLE_AFTER_MS = 5_000;
 /** Refused tokens in a row before the client gives up. */
 const AUTH_ATTEMPTS_MAX = 3;
+/** How long a link that was replaced may still deliver, ms. */
+const LEAVE_WITHIN_MS = 5_000;
+/** A client that is told to move does it within this part of the time, so that it can try again. */
+const MOVE_WITHIN = 0.75;
 /** After a wake-up, how long an open link may take to show that it lives, ms. */
 const PROBE_MS = 5_000;
 
 type Timer = ReturnType<typeof setTimeout>;
 
+/** A link and the clock of its opening. What it tells counts by the place that it holds. */
+interface Held {
+  link: Link | undefined;
+  timer: Timer | undefined;
+}
+
 export class Connection {
   #state: ConnectionState = 'waiting';
-  #link: Link | undefined;
+  /** The link in use, or on its way to be. */
+  #current: Held | undefined;
+  /** The link that is to replace it. */
+  #next: Held | undefined;
+  /** The link that it replaced. */
+  #old: Held | undefined;
   #welcome: WelcomeFrame | undefined;
   #token: string | undefined;
   #asking: Promise<string> | undefined;
@@ -59,11 +77,11 @@ export class Connection {
   #heardAt = 0;
   #pingedAt = 0;
   #bye: EverwireError | undefined;
-  #connectTimer: Timer | undefined;
   #waitTimer: Timer | undefined;
   #pingTimer: Timer | undefined;
   #lostTimer: Timer | undefined;
   #moveTimer: Timer | undefined;
+  #moveTries = 0;
   #refreshTimer: Timer | undefined;
   /** Links that got as far as a welcome. */
   connects = 0;
@@ -133,8 +151,19 @@ export class Connection {
   /** Sends a frame if the link is open. */
   send(frame: ClientFrame): boolean {
     if (this.#state !== 'open') return false;
-    this.#link?.send(frame);
+    this.#current?.link?.send(frame);
     return true;
+  }
+
+  /** Whether a link that was replaced still delivers. */
+  get leaving(): boolean {
+    return this.#old !== undefined;
+  }
+
+  /** Everything goes on over the link in use: the one before it is not needed any more. */
+  left(): void {
+    letGo(this.#old);
+    this.#old = undefined;
   }
 
   /** Leaves this edge for the next one, if there is one; answers whether there is. */
@@ -191,20 +220,51 @@ export class Connection {
       return;
     }
     if (mine !== this.#try) return;
+    const held: Held = { link: undefined, timer: undefined };
+    this.#current = held;
+    this.#open(held, token);
+  }
+
+  /** Opens a link; what comes of it goes by the place that it holds when it comes. */
+  #open(held: Held, token: string): void {
     const within = this.options.connectTimeoutMs;
-    this.#connectTimer = setTimeout(() => {
-      this.#lost(new EverwireError('LOST', `no welcome within ${within} ms`));
+    held.timer = setTimeout(() => {
+      this.#closed(held, new EverwireError('LOST', `no welcome within ${within} ms`));
     }, within);
     try {
-      this.#link = this.options.open(this.url, {
-        opened: () => mine === this.#try && this.#link?.send({ t: 'auth', token }),
-        frame: (frame, bytes) => mine === this.#try && this.#frame(frame, bytes),
-        closed: (why) => mine === this.#try && this.#lost(this.#bye ?? why),
+      held.link = this.options.open(this.url, {
+        opened: () => held.link?.send({ t: 'auth', token }),
+        frame: (frame, bytes) => this.#came(held, frame, bytes),
+        closed: (why) => this.#closed(held, why),
       });
     } catch (thrown) {
       // An address that no link can be made of: trying it again would not help.
       const message = thrown instanceof Error ? thrown.message : String(thrown);
-      this.#fail(new EverwireError('MALFORMED', message));
+      const why = new EverwireError('MALFORMED', message);
+      if (held === this.#current) this.#fail(why);
+      else this.#closed(held, why);
+    }
+  }
+
+  #came(held: Held, frame: ServerFrame, bytes: number): void {
+    if (held === this.#current) return this.#frame(frame, bytes);
+    if (held === this.#next) {
+      if (frame.t === 'welcome') this.#replace(held, frame);
+      else if (frame.t === 'bye') this.#closed(held, EverwireError.from(frame));
+    } else if (held === this.#old) {
+      // Its events go on until the new link has them. Its troubles are not ours any more.
+      const wanted = frame.t === 'events' || frame.t === 'ack' || frame.t === 'outcome';
+      if (wanted) this.hooks.frame(frame, bytes);
+    }
+  }
+
+  #closed(held: Held, why: EverwireError): void {
+    if (held === this.#current) return this.#lost(this.#bye ?? why);
+    letGo(held);
+    if (held === this.#old) this.#old = undefined;
+    if (held === this.#next) {
+      this.#next = undefined;
+      this.#moveAgain();
     }
   }
 
@@ -234,19 +294,25 @@ export class Connection {
     this.#welcome = frame;
     this.#authRefused = 0;
     if (this.#state !== 'connecting') return;
-    clearTimeout(this.#connectTimer);
-    this.#openedAt = Date.now();
-    this.connects += 1;
-    this.#pingedAt = Date.now();
-    this.#pingTimer = setInterval(() => this.#ping(), frame.heartbeat_ms);
-    this.#listen(frame.lost_after_ms);
+    this.#opened(frame);
     this.#set('open');
     this.hooks.up();
   }
 
+  /** The link in use got its welcome: from here on it must show that it lives. */
+  #opened(frame: WelcomeFrame): void {
+    clearTimeout(this.#current?.timer);
+    this.#openedAt = Date.now();
+    this.connects += 1;
+    this.#pingedAt = Date.now();
+    clearInterval(this.#pingTimer);
+    this.#pingTimer = setInterval(() => this.#ping(), frame.heartbeat_ms);
+    this.#listen(frame.lost_after_ms);
+  }
+
   #ping(): void {
     this.#pingedAt = Date.now();
-    this.#link?.send({ t: 'ping' });
+    this.#current?.link?.send({ t: 'ping' });
   }
 
   /** Ends the link unless a frame comes within so many ms; then listens on. */
@@ -264,14 +330,56 @@ export class Connection {
   }
 
   #move(withinMs: number): void {
-    if (this.#moveTimer !== undefined) return;
+    if (this.#moveTimer !== undefined || this.#next !== undefined || this.#state !== 'open') return;
     // Each client at its own moment, and before the edge stops.
-    const wait = Math.floor(this.options.random() * withinMs * 0.9);
-    this.#moveTimer = setTimeout(() => {
-      this.#end();
-      this.#urlAt += 1;
-      void this.#connect();
-    }, wait);
+    const wait = Math.floor(this.options.random() * withinMs * MOVE_WITHIN);
+    this.#moveTries = 0;
+    this.#moveTimer = setTimeout(() => void this.#openNext(), wait);
+  }
+
+  /** Opens a link to the next address, while the one in use goes on. */
+  async #openNext(): Promise<void> {
+    this.#moveTimer = undefined;
+    const mine = this.#try;
+    const held: Held = { link: undefined, timer: undefined };
+    this.#next = held;
+    this.#urlAt += 1;
+    let token: string;
+    try {
+      token = await this.token(true);
+    } catch (thrown) {
+      if (held === this.#next) this.#closed(held, EverwireError.lost(thrown));
+      return;
+    }
+    if (mine === this.#try && held === this.#next) this.#open(held, token);
+  }
+
+  #moveAgain(): void {
+    if (this.#state !== 'open') return;
+    const wait = backoffMs(this.options.backoff, this.#moveTries, this.options.random);
+    this.#moveTries += 1;
+    this.#moveTimer = setTimeout(() => void this.#openNext(), wait);
+  }
+
+  /** The next link is known at its edge: it takes over. */
+  #replace(held: Held, frame: WelcomeFrame): void {
+    this.left();
+    const old = this.#current;
+    this.#current = held;
+    this.#next = undefined;
+    // What the old link still asked of us is over; so is its clock.
+    this.#try += 1;
+    clearTimeout(this.#refreshTimer);
+    this.#welcome = frame;
+    this.#authRefused = 0;
+    this.#heardAt = Date.now();
+    this.#opened(frame);
+    if (old !== undefined) {
+      this.#old = old;
+      old.timer = setTimeout(() => this.left(), LEAVE_WITHIN_MS);
+    }
+    this.#set('open');
+    this.hooks.moved();
   }
 
   #expiring(attempt: number): void {
@@ -313,10 +421,9 @@ export class Connection {
   #end(): void {
     this.#try += 1;
     const wasOpen = this.#state === 'open';
-    const link = this.#link;
-    this.#link = undefined;
+    const links = [this.#current, this.#next, this.#old];
+    this.#current = this.#next = this.#old = undefined;
     for (const timer of [
-      this.#connectTimer,
       this.#waitTimer,
       this.#lostTimer,
       this.#moveTimer,
@@ -327,7 +434,7 @@ export class Connection {
     clearInterval(this.#pingTimer);
     this.#moveTimer = undefined;
     if (wasOpen) this.#state = 'waiting';
-    link?.drop();
+    links.forEach(letGo);
     if (wasOpen) this.hooks.down();
   }
 
@@ -335,4 +442,9 @@ export class Connection {
     this.#state = state;
     this.hooks.state(state, why);
   }
+}
+
+function letGo(held: Held | undefined): void {
+  clearTimeout(held?.timer);
+  held?.link?.drop();
 }

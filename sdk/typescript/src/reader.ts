@@ -104,6 +104,8 @@ export class Reader {
   /** How far the buffer reaches: everything up to here was handed over or waits in it. */
   #received: Cursor | undefined;
   #withdraw: () => void = () => {};
+  /** Asked anew on another link while the events of the one before go on. */
+  #moving = false;
   #tail = 0;
   #aim = 0;
   #buffer: Buffered[] = [];
@@ -145,6 +147,23 @@ export class Reader {
     if (this.#phase === 'idle') this.#ask();
   }
 
+  /** Whether it still waits for the answer of the link that took over. */
+  get moving(): boolean {
+    return this.#moving;
+  }
+
+  /**
+   * Another link took over; the one before it delivers on for a while. Both deliver densely, each
+   * from a place that was reached, so whichever comes first is taken and the other is a duplicate.
+   */
+  moved(): void {
+    if (this.#phase === 'asking') this.#idle();
+    if (this.#phase === 'idle') return this.#timer === undefined ? this.#ask() : undefined;
+    if (this.#phase !== 'attached') return;
+    this.#moving = true;
+    this.#question();
+  }
+
   /** The link is lost; what was asked there is void. */
   down(): void {
     this.#up = false;
@@ -180,8 +199,9 @@ export class Reader {
   end(why: EverwireError | undefined): void {
     if (this.#phase === 'ended') return;
     this.#asked += 1;
-    clearTimeout(this.#timer);
+    this.#clearTimer();
     this.#withdraw();
+    this.#moving = false;
     this.#phase = 'ended';
     this.why = why;
     this.#set('ended');
@@ -252,10 +272,15 @@ export class Reader {
 
   #ask(): void {
     if (!this.#up || this.#phase !== 'idle') return;
-    clearTimeout(this.#timer);
+    this.#phase = 'asking';
+    this.#question();
+  }
+
+  #question(): void {
+    this.#clearTimer();
     this.#asked += 1;
     const mine = this.#asked;
-    this.#phase = 'asking';
+    this.#withdraw();
     this.counts.attaches += 1;
     const { session, create } = this.options;
     const cursor = this.#received;
@@ -276,6 +301,7 @@ export class Reader {
   #resumed(frame: AttachedFrame): void {
     const { session_epoch, from, tail } = frame;
     const received = this.#received;
+    this.#moving = false;
     if (received !== undefined) {
       const other = session_epoch !== undefined && session_epoch !== received.session_epoch;
       if (other || (from !== undefined && from > received.offset + 1)) {
@@ -332,7 +358,10 @@ export class Reader {
     const first = this.#attempt === 0 && why.advice === 'reattach';
     const wait = first ? 0 : backoffMs(this.options.backoff, this.#attempt, this.options.random);
     this.#attempt += 1;
-    this.#timer = setTimeout(() => this.#ask(), wait);
+    this.#timer = setTimeout(() => {
+      this.#timer = undefined;
+      this.#ask();
+    }, wait);
   }
 
   #full(): void {
@@ -342,10 +371,16 @@ export class Reader {
 
   #idle(phase: 'idle' | 'full' = 'idle', state: SessionState = 'connecting'): void {
     this.#asked += 1;
-    clearTimeout(this.#timer);
+    this.#clearTimer();
     this.#withdraw();
+    this.#moving = false;
     this.#phase = phase;
     this.#set(state);
+  }
+
+  #clearTimer(): void {
+    clearTimeout(this.#timer);
+    this.#timer = undefined;
   }
 
   #drain(): void {

@@ -136,6 +136,16 @@ export class Requests {
     this.#pump();
   }
 
+  /**
+   * Another link took over: publishes and cancels without an answer go out there too, in the order
+   * in which they were asked. Their keys see to it that each is committed once.
+   */
+  moved(): void {
+    const again = [...this.#inFlight.values()].filter((request) => request.durable);
+    for (const request of again) this.#inFlight.delete(request.frame.id);
+    for (const request of again) this.#enqueue(request);
+  }
+
   /** The link is lost: attaches are void; publishes and cancels wait for the next one. */
   down(): void {
     this.#up = false;

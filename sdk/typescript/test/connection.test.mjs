@@ -164,20 +164,135 @@ test('a close code alone says as much as bye', async (t) => {
   await assert.rejects(take(session, 1), { code: 'TOKEN_REVOKED', advice: 'stop' });
 });
 
-test('moving takes the client to another edge within the time', async (t) => {
+/** Two edges before the same log, and a client that is attached at the first. */
+async function pair(t, options = {}) {
   const [old, fresh] = [await edge(t), await edge(t)];
-  note(old.log('s'));
   fresh.logs = old.logs;
-  const one = client(t, [old.url, fresh.url], { random: () => 0.4 });
+  const log = old.log('s');
+  const one = client(t, [old.url, fresh.url], { random: () => 0.4, ...options });
+  const states = [];
+  one.on('state', ({ state }) => states.push(state));
   const session = one.attach('s');
-  assertDense(await take(session, 1));
+  await until(() => session.state === 'live', 'live');
+  return { old, fresh, log, one, session, states };
+}
+
+test('moving takes the client to another edge within the time', async (t) => {
+  const { old, fresh, log, one, session } = await pair(t);
   old.tell({ t: 'moving', within_ms: 1_000 });
   await sleep(100);
-  assert.equal(one.state, 'open', 'it leaves with jitter, not at once');
+  assert.equal(fresh.sockets.size, 0, 'it leaves with jitter, not at once');
   await until(() => fresh.welcomes === 1, 'moved', 1_000);
-  note(old.log('s'));
-  assertDense(await take(session, 1), 2);
+  await until(() => old.sockets.size === 0, 'the old socket is closed');
+  assert.equal(one.state, 'open');
+  note(log);
+  assertDense(await take(session, 1));
   assert.equal(old.welcomes, 1);
+});
+
+test('a client that moves misses nothing, waits for nothing and sees nothing twice', async (t) => {
+  const { old, fresh, log, one, session, states } = await pair(t);
+  const times = [];
+  const reading = (async () => {
+    const events = [];
+    for await (const event of session) {
+      times.push(Date.now());
+      events.push(event);
+      if (events.length === 200) return events;
+    }
+    return events;
+  })();
+  const writing = setInterval(() => note(log), 5);
+  t.after(() => clearInterval(writing));
+  // The new edge is slow to answer: the old one delivers until it does.
+  const { mangle } = fresh;
+  const held = [];
+  fresh.mangle = (frame) => (frame.t === 'welcome' ? [frame] : (held.push(frame), []));
+  old.tell({ t: 'moving', within_ms: 200 });
+  await until(() => fresh.welcomes === 1, 'known at the new edge');
+  const before = times.length;
+  await until(() => times.length > before + 20, 'the old edge delivers on');
+  assert.equal(old.sockets.size, 1, 'it is not left before the new one has answered');
+  fresh.mangle = mangle;
+  held.forEach((frame) => fresh.tell(frame));
+  await until(() => old.sockets.size === 0, 'the old edge is left', 2_000);
+  assertDense(await reading);
+  assert.ok(session.counts.duplicates > 0, 'both edges delivered for a while');
+  assert.equal(session.counts.holes, 0);
+  assert.ok(!states.slice(1).some((state) => state !== 'open'), states.join());
+  assert.equal(one.connects, 2);
+});
+
+test('what was asked of the edge that goes is asked of the next one, and done once', async (t) => {
+  const { old, fresh, log, session } = await pair(t);
+  old.swallow = (frame) => frame.t === 'publish' || frame.t === 'signal';
+  log.startRun('r1', { participant: 'agent', kind: 'agent' });
+  const published = session.publish({ text: 'hello' }, { key: 'k1' });
+  const cancelled = session.cancel('r1');
+  old.tell({ t: 'moving', within_ms: 50 });
+  assert.equal((await published).duplicate, false);
+  assert.equal((await cancelled).outcome, 'applied');
+  const asked = fresh.received.filter(({ frame }) => frame.t === 'publish' || frame.t === 'signal');
+  assert.deepEqual(
+    asked.map(({ frame }) => frame.t),
+    ['publish', 'signal'],
+    'in the order in which they were asked',
+  );
+  const events = await take(session, log.tail);
+  assertDense(events);
+  assert.equal(events.filter(({ kind }) => kind === 'input').length, 1);
+});
+
+test('a client that moves keeps its socket until there is another', async (t) => {
+  const { old, fresh, log, session, states } = await pair(t);
+  let refused = 0;
+  const { accept } = fresh;
+  fresh.accept = (token) => ((refused += 1) <= 3 ? undefined : accept(token));
+  old.tell({ t: 'moving', within_ms: 50 });
+  await until(() => refused === 1, 'the next edge refuses');
+  note(log);
+  assertDense(await take(session, 1));
+  // Every second try goes back to the old one, which takes it.
+  await until(() => old.welcomes + fresh.welcomes === 2, 'moved');
+  note(log);
+  assertDense(await take(session, 1), 2);
+  assert.ok(!states.slice(1).some((state) => state !== 'open'), states.join());
+});
+
+test('an edge that dies while its client moves is left all the same', async (t) => {
+  const { old, fresh, log, session } = await pair(t);
+  fresh.stalled = true;
+  old.tell({ t: 'moving', within_ms: 10 });
+  await until(() => fresh.sockets.size === 1, 'on the way');
+  old.dropAll();
+  await until(() => session.state === 'connecting', 'lost');
+  fresh.stalled = false;
+  note(log);
+  assertDense(await take(session, 1));
+});
+
+test('a client with one address moves to whoever answers there', async (t) => {
+  const fake = await edge(t);
+  const log = fake.log('s');
+  const one = client(t, fake.url);
+  const session = one.attach('s');
+  await until(() => session.state === 'live', 'live');
+  fake.tell({ t: 'moving', within_ms: 20 });
+  await until(() => fake.welcomes === 2 && fake.sockets.size === 1, 'moved');
+  note(log);
+  assertDense(await take(session, 1));
+  assert.equal(one.connects, 2);
+});
+
+test('an edge that is killed is left for the next address at once', async (t) => {
+  const { old, fresh, log, session } = await pair(t, { backoff: { firstMs: 100, maxMs: 400 } });
+  const from = Date.now();
+  await old.stop();
+  old.stop = async () => {};
+  await until(() => fresh.welcomes === 1, 'at the next one');
+  assert.ok(Date.now() - from < 1_000);
+  note(log);
+  assertDense(await take(session, 1));
 });
 
 test('disconnect keeps it cut until reconnect', async (t) => {
