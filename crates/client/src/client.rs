@@ -82,6 +82,20 @@ impl Client {
         client
     }
 
+    /// Begins to keep the map of the cluster at hand, instead of with the first call that needs
+    /// it. Resolves when a node has told it; may be dropped before.
+    pub async fn find_nodes(&self) {
+        let connections = &self.caller.connections;
+        connections.watch(Lane::People);
+        connections.until(Connections::heard_ago).await;
+    }
+
+    /// How long ago a node was heard of last: zero while one streams its map; `None` before the
+    /// first answer of any.
+    pub fn heard_ago(&self) -> Option<Duration> {
+        self.caller.connections.heard_ago()
+    }
+
     /// Makes a session if it is not there.
     pub async fn create_session(&self, session: &SessionName) -> Result<Created, Refusal> {
         let request = v1::CreateRequest {

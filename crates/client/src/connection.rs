@@ -84,6 +84,10 @@ struct State {
     standings: Standings,
     /// Somebody watches the map.
     watched: bool,
+    /// A node streams its map just now.
+    mapped: bool,
+    /// When a node answered last, but for the one that streams its map.
+    heard: Option<Instant>,
 }
 
 impl State {
@@ -119,6 +123,8 @@ impl Connections {
                 map: ClusterMap::default(),
                 standings: Standings::default(),
                 watched: false,
+                mapped: false,
+                heard: None,
             }),
             addresses,
             tls,
@@ -233,6 +239,7 @@ impl Connections {
     /// Takes a map.
     pub(crate) fn take(&self, map: v1::Map) {
         let mut state = self.state();
+        state.mapped = true;
         for address in state.map.take(map, self.tls.is_some()) {
             state.standings.leads_anew(&address);
         }
@@ -241,6 +248,23 @@ impl Connections {
         channels.retain(|(address, _), _| !hinted(address) || map.names(address));
         drop(state);
         self.news.send_modify(|count| *count += 1);
+    }
+
+    /// No node streams its map any more.
+    pub(crate) fn unwatched(&self) {
+        let mut state = self.state();
+        if std::mem::replace(&mut state.mapped, false) {
+            state.heard = Some(Instant::now());
+        }
+    }
+
+    /// How long ago a node was heard of last; `None` before the first.
+    pub(crate) fn heard_ago(&self) -> Option<Duration> {
+        let state = self.state();
+        if state.mapped {
+            return Some(Duration::ZERO);
+        }
+        state.heard.map(|heard| heard.elapsed())
     }
 
     /// A refusal names another leader. Answers whether that is news.
@@ -278,6 +302,7 @@ impl Connections {
         let mut state = self.state();
         let was_suspect = state.suspect(address);
         state.standings.answered(address);
+        state.heard = Some(Instant::now());
         drop(state);
         if was_suspect {
             // It may lead, and nobody went there.

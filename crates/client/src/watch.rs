@@ -45,6 +45,9 @@ pub(crate) async fn run(
         };
         let mut maps = 0;
         let end = stream(&client, &address, lane, &mut doubted, &mut maps).await;
+        if let Some(client) = client.upgrade() {
+            client.unwatched();
+        }
         if maps > 0 {
             backoff.reset();
         }

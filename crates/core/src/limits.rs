@@ -80,6 +80,20 @@ pub const AUTH_WITHIN: Duration = Duration::from_secs(10);
 pub const HEARTBEAT_EVERY: Duration = Duration::from_secs(10);
 /// A peer that is silent for so long is gone, open socket or not.
 pub const HEARTBEAT_LOST_AFTER: Duration = Duration::from_secs(25);
+/// How long the clients of an edge that stops are given to move, at most.
+pub const EDGE_DRAIN_WITHIN: Duration = Duration::from_secs(60);
+/// Clients that an edge that stops sends away in a second: few take less than the whole time.
+pub const EDGE_MOVES_PER_SECOND: u32 = 500;
+/// However few they are, they get so long.
+pub const EDGE_DRAIN_MIN: Duration = Duration::from_secs(2);
+/// A client that begins to move within its time is given so long to end, if the edge has it.
+pub const EDGE_MOVE_GRACE: Duration = Duration::from_secs(5);
+/// An edge that has heard of no node for so long is not ready.
+pub const EDGE_READY_WITHIN: Duration = Duration::from_secs(5);
+/// An edge that has heard of no node for so long takes no socket: it cannot know what was revoked.
+pub const EDGE_UNHEARD_MAX: Duration = Duration::from_secs(60);
+/// An edge waits so long for a node before it says that it serves.
+pub const EDGE_START_WAIT: Duration = Duration::from_secs(2);
 /// A single-use ticket for EventSource lives so long.
 pub const TICKET_TTL: Duration = Duration::from_secs(30);
 /// Events that an edge room keeps for those who come back soon, bytes.

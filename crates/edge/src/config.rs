@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use everwire_client::TokenSource;
 use everwire_core::limits::{
-    AUTH_WITHIN, HEARTBEAT_EVERY, HEARTBEAT_LOST_AFTER, SLOW_READER_AFTER, TICKET_TTL,
+    AUTH_WITHIN, EDGE_DRAIN_WITHIN, EDGE_READY_WITHIN, EDGE_UNHEARD_MAX, HEARTBEAT_EVERY,
+    HEARTBEAT_LOST_AFTER, SLOW_READER_AFTER, TICKET_TTL,
 };
 use everwire_core::{Clock, Random, Refusal};
 use everwire_proto::token::Verifier;
@@ -42,7 +43,7 @@ pub struct EdgeConfig {
     /// Bytes of recent events that all rooms keep together, more or less: above it each room that
     /// takes more keeps a sixteenth.
     pub rooms_bytes_max: usize,
-    /// How long clients are given to move when the edge stops.
+    /// How long clients are given to move when the edge stops, at most; few need less.
     pub drain_window: Duration,
     /// How long things take; tests shorten them.
     pub timings: Timings,
@@ -75,7 +76,7 @@ impl EdgeConfig {
             insecure: false,
             connections_max: 15_000,
             rooms_bytes_max: 256 << 20,
-            drain_window: Duration::from_secs(5),
+            drain_window: EDGE_DRAIN_WITHIN,
             timings: Timings::default(),
             clock,
             random,
@@ -119,6 +120,10 @@ pub struct Timings {
     pub room_idle: Duration,
     /// A ticket for SSE lives so long.
     pub ticket_ttl: Duration,
+    /// An edge that has heard of no node for so long is not ready.
+    pub ready_within: Duration,
+    /// An edge that has heard of no node for so long takes no socket.
+    pub unheard_max: Duration,
 }
 
 impl Default for Timings {
@@ -135,6 +140,8 @@ impl Default for Timings {
             upstream_lost_after: Duration::from_secs(30),
             room_idle: Duration::from_secs(30),
             ticket_ttl: TICKET_TTL,
+            ready_within: EDGE_READY_WITHIN,
+            unheard_max: EDGE_UNHEARD_MAX,
         }
     }
 }

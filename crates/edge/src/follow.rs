@@ -78,6 +78,9 @@ async fn follow(hub: &Hub, room: &Arc<Room>, mut subscription: Box<dyn Subscript
                 continue;
             },
         };
+        if matches!(event, SubscriberEvent::Disconnected { .. }) {
+            hub.metrics.upstream_lost.inc();
+        }
         if let Err(closing) = heard(room, event) {
             return closing;
         }

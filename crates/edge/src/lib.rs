@@ -46,8 +46,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use everwire_client::{Client, ClientConfig, TlsConfig};
+use everwire_core::limits::EDGE_START_WAIT;
 use prometheus_client::registry::Registry;
-use tokio::time::timeout;
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -69,11 +71,7 @@ pub struct Edge {
 }
 
 impl Edge {
-    /// Binds the address and serves. Nodes are connected when somebody needs them.
-    #[expect(
-        clippy::unused_async,
-        reason = "async keeps it inside a runtime, and a later start may wait for a node"
-    )]
+    /// Binds the address and serves. Waits a moment for a node, but serves without one too.
     pub async fn start(config: EdgeConfig) -> Result<Self, EdgeError> {
         let client = ClientConfig {
             addrs: config.nodes.clone(),
@@ -88,7 +86,11 @@ impl Edge {
             deadline: config.timings.request_within,
         };
         let client = Client::new(client).map_err(EdgeError::Nodes)?;
-        Self::start_with(config, Arc::new(client))
+        let edge = Self::start_with(config, Arc::new(client.clone()))?;
+        if timeout(EDGE_START_WAIT, client.find_nodes()).await.is_err() {
+            tracing::warn!("no node has answered yet; the edge goes on trying");
+        }
+        Ok(edge)
     }
 
     /// The same with somebody else's nodes: a simulation's, or a test's. What `config` says about
@@ -126,22 +128,23 @@ impl Edge {
         self.shared.metrics.register(registry);
     }
 
-    /// Whether the edge takes connections: not while it drains.
+    /// Whether it is worth coming here: not while the edge drains, and not while it reaches no
+    /// node.
     pub fn ready(&self) -> bool {
-        self.shared.takes_connections()
+        self.shared.ready()
     }
 
     /// Answers like [`Edge::ready`] for as long as somebody keeps it: for a health endpoint.
     pub fn ready_probe(&self) -> Arc<dyn Fn() -> bool + Send + Sync> {
         let shared = Arc::clone(&self.shared);
-        Arc::new(move || shared.takes_connections())
+        Arc::new(move || shared.ready())
     }
 
-    /// Stops: tells clients to move, spread over the drain window, says bye to those who stayed,
-    /// then closes. Runs are not touched.
+    /// Stops: tells clients to move, spread over the drain window, says bye to those who stayed
+    /// and to those who still come, then closes. Runs are not touched.
     pub async fn shutdown(self) {
-        self.closing.cancel();
         self.shared.drain(self.drain_window).await;
+        self.closing.cancel();
         // Rooms end only with the edge, so the tasks are never all gone before this.
         let connections = async {
             while self.shared.metrics.connections.get() > 0 {
@@ -187,8 +190,10 @@ fn share(config: EdgeConfig, upstream: Arc<dyn Upstream>) -> Arc<Shared> {
         tickets: Tickets::default(),
         origins: Origins::new(&config.origins, config.allow_loopback_origins),
         places: Mutex::default(),
+        emptied: Notify::new(),
         next_place: AtomicU64::new(0),
         draining: AtomicBool::new(false),
+        since: Instant::now(),
         tasks,
         finishing: TaskTracker::new(),
         stop,

@@ -22,6 +22,39 @@ impl EncodeLabelValue for CodeLabel {
     }
 }
 
+/// What one connection adds to a gauge; taken back when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Share {
+    gauge: Gauge,
+    now: usize,
+}
+
+impl Share {
+    /// Nothing yet.
+    pub(crate) fn of(gauge: &Gauge) -> Self {
+        Self {
+            gauge: gauge.clone(),
+            now: 0,
+        }
+    }
+
+    /// It is so much now.
+    pub(crate) fn set(&mut self, now: usize) {
+        if now == self.now {
+            return;
+        }
+        let wide = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        self.gauge.inc_by(wide(now) - wide(self.now));
+        self.now = now;
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.set(0);
+    }
+}
+
 /// What is counted. Clones count together.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Metrics {
@@ -37,6 +70,12 @@ pub(crate) struct Metrics {
     pub(crate) attachments: Gauge,
     /// Open rooms: shared subscriptions at the nodes.
     pub(crate) rooms: Gauge,
+    /// Bytes that wait for the peers of WebSockets.
+    pub(crate) outbox: Gauge,
+    /// Clients that were told to move.
+    pub(crate) moving: Counter,
+    /// Times that a room lost its subscription at the nodes and asked for it anew.
+    pub(crate) upstream_lost: Counter,
     /// Frames with events that were encoded for all readers of a form.
     pub(crate) encoded: Counter,
     /// Messages sent to sockets.
@@ -70,12 +109,23 @@ impl Metrics {
             ("streams", "Open event streams", &self.streams),
             ("attachments", "Readers in rooms", &self.attachments),
             ("rooms", "Open rooms", &self.rooms),
+            (
+                "outbox_bytes",
+                "Bytes that wait for the peers of WebSockets",
+                &self.outbox,
+            ),
         ];
         for (name, help, gauge) in gauges {
             registry.register(name, help, gauge.clone());
         }
         let counters = [
             ("turned_away", "Connections turned away", &self.turned_away),
+            ("moving", "Clients told to move", &self.moving),
+            (
+                "upstream_reconnects",
+                "Subscriptions at the nodes that were lost and asked for anew",
+                &self.upstream_lost,
+            ),
             ("encoded", "Shared frames encoded", &self.encoded),
             ("frames", "Messages sent to sockets", &self.frames),
             ("frame_bytes", "Payload bytes sent to sockets", &self.bytes),

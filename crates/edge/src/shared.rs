@@ -5,10 +5,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use everwire_core::{Clock, Random, Refusal};
+use everwire_core::limits::{EDGE_DRAIN_MIN, EDGE_MOVE_GRACE, EDGE_MOVES_PER_SECOND};
+use everwire_core::{Clock, Code, Random, Refusal};
 use everwire_proto::token::{Bearer, Verifier};
 use prometheus_client::metrics::gauge::Gauge;
-use tokio::time::{Instant, sleep_until};
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -49,10 +51,14 @@ pub(crate) struct Shared {
     pub(crate) origins: Origins,
     /// Sockets and event streams, to be told when the edge stops.
     pub(crate) places: Mutex<HashMap<u64, Arc<Wake>>>,
+    /// Rings when the last of them has left.
+    pub(crate) emptied: Notify,
     /// The number of the next place.
     pub(crate) next_place: AtomicU64,
     /// The edge stops: whoever still comes is sent away.
     pub(crate) draining: AtomicBool,
+    /// When the edge started.
+    pub(crate) since: Instant,
     /// Every task of the edge.
     pub(crate) tasks: TaskTracker,
     /// Requests that outlive their connection.
@@ -67,9 +73,26 @@ impl Shared {
         Identity::verify(&self.verifier, &*self.clock, token)
     }
 
-    /// Whether the edge takes connections: not while it stops.
-    pub(crate) fn takes_connections(&self) -> bool {
-        !self.draining.load(Ordering::SeqCst)
+    /// Whether it is worth coming here: not while the edge stops or reaches no node.
+    pub(crate) fn ready(&self) -> bool {
+        let heard = self.hub.upstream.heard_ago();
+        let heard = heard.is_some_and(|ago| ago <= self.timings.ready_within);
+        heard && !self.drains()
+    }
+
+    fn drains(&self) -> bool {
+        self.draining.load(Ordering::SeqCst)
+    }
+
+    /// Refuses newcomers of an edge that has been alone for long: it does not know any more who
+    /// may do what (RULES 38).
+    pub(crate) fn check_heard(&self) -> Result<(), Refusal> {
+        let heard = self.hub.upstream.heard_ago();
+        if heard.unwrap_or_else(|| self.since.elapsed()) <= self.timings.unheard_max {
+            return Ok(());
+        }
+        let message = "this edge has heard of no node for a while";
+        Err(Refusal::new(Code::Stale, message))
     }
 
     /// A place for a socket.
@@ -87,7 +110,7 @@ impl Shared {
         let id = self.next_place.fetch_add(1, Ordering::Relaxed);
         let wake = Arc::new(Wake::default());
         locked(&self.places).insert(id, Arc::clone(&wake));
-        if !self.takes_connections() {
+        if self.drains() {
             wake.order_bye();
         }
         SocketPlace {
@@ -114,9 +137,9 @@ impl Shared {
         });
     }
 
-    /// Sends everybody away over `window`: first half, each is told to move; second half, whoever
-    /// stayed is told bye. Spread, so that they do not all knock at the next edge at once.
-    /// Ends when nobody is left.
+    /// Sends everybody away over `window`, or less if they are few: first half, each is told to
+    /// move; second half, whoever stayed is told bye. Spread, so that they do not all knock at the
+    /// next edge at once. Ends when nobody is left. Whoever comes from now on is told bye.
     pub(crate) async fn drain(&self, window: Duration) {
         self.draining.store(true, Ordering::SeqCst);
         let everybody: Vec<_> = locked(&self.places).values().cloned().collect();
@@ -126,21 +149,40 @@ impl Shared {
         if count == 0 {
             return;
         }
+        let needed = Duration::from_secs(1) * count / EDGE_MOVES_PER_SECOND;
+        let half = window.min(needed.max(EDGE_DRAIN_MIN)) / 2;
+        // Whoever begins to move in time may end a little later: costs nothing if all have gone.
+        let grace = window.saturating_sub(2 * half).min(EDGE_MOVE_GRACE);
         let start = Instant::now();
-        let half = window / 2;
         for (wake, number) in everybody.iter().zip(0..count) {
             wake.order_moving(millis(half));
+            self.metrics.moving.inc();
             sleep_until(start + half * number / count).await;
         }
         for (wake, number) in everybody.iter().zip(0..count) {
-            sleep_until(start + half + half * number / count).await;
-            if locked(&self.places).is_empty() {
+            if self
+                .empty_before(start + half + grace + half * number / count)
+                .await
+            {
                 return;
             }
             wake.order_bye();
         }
         for wake in locked(&self.places).values() {
             wake.order_bye();
+        }
+    }
+
+    /// Waits until nobody is left, or until that time; answers whether nobody is.
+    async fn empty_before(&self, until: Instant) -> bool {
+        loop {
+            let emptied = self.emptied.notified();
+            if locked(&self.places).is_empty() {
+                return true;
+            }
+            if timeout_at(until, emptied).await.is_err() {
+                return false;
+            }
         }
     }
 }
@@ -162,7 +204,12 @@ impl SocketPlace {
 
 impl Drop for SocketPlace {
     fn drop(&mut self) {
-        locked(&self.edge.places).remove(&self.id);
+        let mut places = locked(&self.edge.places);
+        places.remove(&self.id);
+        if places.is_empty() {
+            self.edge.emptied.notify_waiters();
+        }
+        drop(places);
         self.gauge.dec();
     }
 }

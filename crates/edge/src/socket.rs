@@ -17,6 +17,7 @@ use crate::board::{Board, Next, Posting};
 use crate::encode::{Form, Viewer};
 use crate::identity::Identity;
 use crate::lanes::{Answer, Lanes};
+use crate::metrics::Share;
 use crate::shared::{Shared, SocketPlace};
 use crate::timers::{Due, Timers};
 use crate::wire::{Heard, Wire};
@@ -62,6 +63,8 @@ pub(crate) struct Socket {
     lanes: Lanes,
     timers: Timers,
     bad_in_a_row: u32,
+    /// What waits here, of all that waits on this edge.
+    outbox: Share,
 }
 
 impl Socket {
@@ -72,6 +75,7 @@ impl Socket {
         Self {
             place: edge.enter(),
             board: Board::new(Arc::clone(&edge.hub)),
+            outbox: Share::of(&edge.metrics.outbox),
             edge,
             wire,
             subprotocol,
@@ -96,6 +100,7 @@ impl Socket {
         tokio::pin!(timer);
         loop {
             self.fill();
+            self.outbox.set(self.control_bytes + self.wire.waiting());
             let look = self.look_again();
             if look < timer.deadline() || timer.is_elapsed() {
                 timer.as_mut().reset(look);

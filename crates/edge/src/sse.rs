@@ -80,6 +80,7 @@ async fn follow(
     cursor: Option<Cursor>,
     create: Option<Bearer>,
 ) -> Result<Response, Refusal> {
+    edge.check_heard()?;
     let place = edge.enter_stream();
     let request = AttachRequest {
         key: identity.may_read(&session, edge.clock.now())?,

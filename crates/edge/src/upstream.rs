@@ -3,6 +3,8 @@
 //! Shared reading goes with the edge's own token and names the namespace; whatever a person
 //! writes goes with that person's token, which the node checks again.
 
+use std::time::Duration;
+
 use everwire_client::{
     BoxFuture, Cancelled, Client, Created, Page, Posted, SubscribeOptions, Subscriber,
     SubscriberEvent,
@@ -23,6 +25,9 @@ pub struct RoomKey {
 
 /// The nodes, as an edge sees them.
 pub trait Upstream: Send + Sync + 'static {
+    /// How long ago any node was heard of; `None` before the first answer.
+    fn heard_ago(&self) -> Option<Duration>;
+
     /// Follows a session with the edge's own token.
     fn subscribe(&self, key: &RoomKey, cursor: Option<Cursor>) -> Box<dyn Subscription>;
 
@@ -74,6 +79,10 @@ impl Subscription for Subscriber {
 }
 
 impl Upstream for Client {
+    fn heard_ago(&self) -> Option<Duration> {
+        Self::heard_ago(self)
+    }
+
     fn subscribe(&self, key: &RoomKey, cursor: Option<Cursor>) -> Box<dyn Subscription> {
         let options = SubscribeOptions {
             cursor,

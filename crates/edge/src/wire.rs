@@ -105,6 +105,11 @@ impl Wire {
         self.rest.is_none() && self.unsent < PIECE_BYTES
     }
 
+    /// Bytes that have been said and not been seen to leave.
+    pub(crate) fn waiting(&self) -> usize {
+        self.unsent + self.rest.as_ref().map_or(0, Bytes::len)
+    }
+
     /// Since when the peer has taken nothing, though something waits for it.
     pub(crate) fn blocked_since(&self) -> Option<Instant> {
         self.socket.get_ref().blocked_since()

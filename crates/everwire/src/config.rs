@@ -4,6 +4,7 @@
 //! laid below them as TOML tables, and the whole is read back with unknown keys refused.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
 use serde::de::DeserializeOwned;
@@ -151,6 +152,25 @@ fn collect_env(command: &clap::Command, known: &mut Vec<String>) {
     }
 }
 
+/// `90s`, `15m`, `1h`, `7d`; `what` says whose it is.
+pub(crate) fn duration(what: &str, text: &str) -> Result<Duration, Failure> {
+    let wrong = || Failure::usage(format!("{what} {text:?}: a number and s, m, h or d"));
+    let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
+    let unit = text.strip_prefix(digits).unwrap_or_default();
+    let number: u64 = digits.parse().map_err(|_not_a_number| wrong())?;
+    let seconds = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        "d" => 24 * 3600,
+        _ => return Err(wrong()),
+    };
+    number
+        .checked_mul(seconds)
+        .map(Duration::from_secs)
+        .ok_or_else(wrong)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -216,6 +236,24 @@ mod tests {
             let (_file, sources) = file(text);
             let result: Result<Config, _> = layered("dev", &sources, &Flags { grpc: None });
             assert!(result.is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn durations_have_a_unit() {
+        let read = |text: &str| duration("--ttl", text);
+        assert_eq!(read("90s").unwrap(), Duration::from_secs(90));
+        assert_eq!(read("7d").unwrap(), Duration::from_secs(7 * 86_400));
+        for bad in [
+            "",
+            "1",
+            "h",
+            "1w",
+            "-1h",
+            "99999999999999999999d",
+            "18446744073709551615d",
+        ] {
+            assert!(read(bad).is_err(), "{bad}");
         }
     }
 }

@@ -3,7 +3,7 @@
 //   EVERWIRE_BIN  the binary; without it these tests are skipped, loudly
 import assert from 'node:assert/strict';
 import { execFileSync, spawn } from 'node:child_process';
-import { mkdtempSync, rmSync } from 'node:fs';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
@@ -57,7 +57,7 @@ function agent(session, words) {
 
 const MAY = 'create,subscribe,publish,signal:cancel,history';
 const live = (t, options = {}) =>
-  client(t, `http://${ready.http.replace(/^http:\/\//, '')}`, {
+  client(t, options.urls ?? `http://${ready.http.replace(/^http:\/\//, '')}`, {
     auth: () => token('ann', `*=${MAY}`),
     ...options,
   });
@@ -224,5 +224,68 @@ describe('against everwire dev', { skip: bin === undefined }, () => {
     await sleep(9_000);
     assert.equal(one.connects, 1);
     assert.equal((await session.publish({ text: 'still here' })).offset, 1);
+  });
+
+  test('edges that stop and die one after the other cost their clients nothing', async (t) => {
+    const relay = ['--namespace', '*', '--participant', 'e', '--kind', 'edge', '--ttl', '1h'];
+    const minted = ['token', ...relay, '--allow', '*=relay', '--key', join(data, 'auth.key')];
+    writeFileSync(join(data, 'relay'), execFileSync(bin, minted, { env: environment }));
+    const processes = [];
+    t.after(() => processes.forEach((one) => one.kill('SIGKILL')));
+    const start = async (http = '127.0.0.1:0') => {
+      const where = ['--http', http, '--admin', '127.0.0.1:0', '--nodes', ready.grpc];
+      const keys = ['--token-file', join(data, 'relay'), '--auth-key', join(data, 'auth.key.pub')];
+      const stdio = ['ignore', 'pipe', 'ignore'];
+      const one = spawn(bin, ['edge', ...where, ...keys], { env: environment, stdio });
+      processes.push(one);
+      const line = await new Promise((resolve) => one.stdout.once('data', resolve));
+      return { process: one, http: JSON.parse(line).http.replace(/^http:\/\//, '') };
+    };
+    const edges = [await start(), await start()];
+    const urls = edges.map(({ http }) => `http://${http}`);
+    const one = live(t, { urls, random: seeded(3) });
+    const states = [];
+    one.on('state', ({ state }) => states.push(state));
+    const name = fresh();
+    const session = one.attach(name, { create: true });
+    await until(() => session.state === 'live', 'live');
+    agent(
+      name,
+      Array.from({ length: 1_000 }, (_, at) => `w${at} `),
+    );
+    const moved = [];
+    const moving = (async () => {
+      // Each of the two is stopped politely once and comes back at its address.
+      for (const at of [0, 1]) {
+        await sleep(300);
+        edges[at].process.kill('SIGTERM');
+        moved.push(await new Promise((resolve) => edges[at].process.once('exit', resolve)));
+        edges[at] = await start(edges[at].http);
+      }
+    })();
+    const events = [];
+    for await (const event of session) {
+      events.push(event);
+      if (event.kind === 'run.completed') break;
+    }
+    await moving;
+    assertDense(events);
+    assert.equal(events.filter(({ kind }) => kind === 'part.delta').length, 1_000);
+    assert.deepEqual(moved, [0, 0], 'they end well');
+    const open = states.slice(states.indexOf('open'));
+    assert.deepEqual([...new Set(open)], ['open'], 'nobody was cut off');
+    // The one in use is killed: the next one takes over from the cursor.
+    const connects = one.connects;
+    assert.ok(connects >= 2);
+    const reading = take(session, 1);
+    edges.forEach(({ process }, at) => at === 0 && process.kill('SIGKILL'));
+    edges[0] = await start(edges[0].http);
+    edges[1].process.kill('SIGKILL');
+    await until(() => one.connects > connects && session.state === 'live', 'live again', 20_000);
+    const { offset } = await session.publish({ text: 'still here' });
+    assert.deepEqual(
+      (await reading).map((event) => event.offset),
+      [offset],
+    );
   });
 });

@@ -71,6 +71,7 @@ impl Socket {
             return Err(End::Bye(Refusal::new(Code::Unauthenticated, message)));
         };
         let identity = self.edge.identify(token).map_err(End::Bye)?;
+        self.edge.check_heard().map_err(End::Bye)?;
         self.welcome(id, identity);
         Ok(())
     }

@@ -4,10 +4,11 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use everwire_core::{Code, Refusal};
-use everwire_proto::frame::{AttachAnswer, ClientFrame, ServerFrame};
+use everwire_proto::frame::{AttachAnswer, ClientFrame, ServerFrame, Subprotocol};
+use everwire_proto::token::Bearer;
 
 use crate::nodes::{Nodes, Written, app, offset, session};
-use crate::support::{Bed, Client};
+use crate::support::{Bed, Client, SOON};
 
 fn answer_of(frame: ServerFrame) -> AttachAnswer {
     match frame {
@@ -244,9 +245,7 @@ async fn an_empty_room_closes_and_lets_its_subscription_go() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(crate::support::SOON, gone)
-        .await
-        .unwrap();
+    tokio::time::timeout(SOON, gone).await.unwrap();
     let mut client = bed.json().await;
     client.resume("s", None).await;
     assert_eq!(bed.metric("rooms"), 1);
@@ -274,4 +273,40 @@ async fn a_detach_before_the_answer_is_told_so() {
         if refusal.code == Code::WrongState));
     bed.nodes.set_down(false);
     client.resume("s", None).await;
+}
+
+#[tokio::test]
+async fn an_edge_without_nodes_is_not_ready_and_in_the_end_takes_nobody() {
+    let bed = Bed::timed(|timings| {
+        timings.ready_within = Duration::from_millis(100);
+        timings.unheard_max = Duration::from_millis(300);
+    });
+    bed.nodes.make("s");
+    let mut stays = bed.json().await;
+    let mut reader = stays.resume("s", None).await;
+    assert!(bed.edge.ready());
+    bed.nodes.set_down(true);
+    let unready = async {
+        while bed.edge.ready() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(SOON, unready).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    let mut late = Client::connect(&bed, Subprotocol::Json).await;
+    let token = Bearer::new(bed.token());
+    late.say("1", &ClientFrame::Auth { token }).await;
+    assert_eq!(late.bye().await, ("STALE", 4029));
+    let request = format!(
+        "GET /v1/sessions/s/events HTTP/1.1\r\nhost: e\r\nauthorization: Bearer {}\r\nconnection: close\r\n\r\n",
+        bed.token()
+    );
+    assert_eq!(bed.http(&request).await.0, 503);
+    // Whoever is there stays, and goes on when a node is back.
+    bed.nodes.set_down(false);
+    bed.nodes.append_many("s", 1);
+    stays.read_to(&mut reader, 1).await;
+    assert!(bed.edge.ready());
+    assert_eq!(bed.metric("upstream_reconnects"), 1);
+    bed.json().await;
 }

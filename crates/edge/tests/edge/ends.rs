@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::nodes::{Nodes, session};
-use crate::support::{Bed, SOON};
+use crate::support::{Bed, Client, SOON};
 
 async fn event_stream(bed: &Bed, name: &str) -> TcpStream {
     let token = bed.token();
@@ -152,10 +152,10 @@ async fn a_stopping_edge_tells_its_clients_to_move_then_says_bye() {
         *told.last().unwrap() - told[0] > Duration::from_millis(300),
         "they are spread"
     );
-    assert!(
-        TcpStream::connect(addr).await.is_err(),
-        "nobody new is taken"
-    );
+    // Whoever still comes is told to go elsewhere, in a way that a browser can read.
+    let stream_of_late = TcpStream::connect(addr).await.unwrap();
+    let mut late = Client::over(stream_of_late, Subprotocol::Json).await;
+    assert_eq!(late.bye().await, ("DRAINING", 4030));
     nodes.append_many("s", 1);
     for (client, reader) in &mut clients {
         client.read_to(reader, 1).await;
@@ -172,4 +172,24 @@ async fn a_stopping_edge_tells_its_clients_to_move_then_says_bye() {
         "{rest}"
     );
     timeout(SOON, stopping).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_stopping_edge_waits_no_longer_than_its_few_clients_need() {
+    let bed = Bed::with(Nodes::new(), |config| {
+        config.drain_window = Duration::from_secs(3_600);
+    });
+    bed.nodes.make("s");
+    let mut client = bed.json().await;
+    client.resume("s", None).await;
+    let begin = Instant::now();
+    let stopping = tokio::spawn(bed.edge.shutdown());
+    let (_, frame) = client.frame().await;
+    assert!(
+        matches!(frame, ServerFrame::Moving { within_ms: 1_000 }),
+        "{frame:?}"
+    );
+    drop(client);
+    timeout(SOON, stopping).await.unwrap().unwrap();
+    assert!(begin.elapsed() < SOON);
 }

@@ -60,12 +60,14 @@ async fn a_slow_reader_costs_little_catches_up_and_nobody_notices() {
         sent < history + (3 << 20),
         "{sent}: the other one is held back"
     );
+    assert!(bed.metric("outbox_bytes") > 0);
     slow.read_to(&mut behind, 200).await;
     assert_eq!(behind.texts.len(), 200);
     assert!(bed.metric("catch_ups") >= 10, "it came from the log");
     assert_eq!(bed.metric("slow_readers"), 0);
     bed.nodes.append("s", [app("live")]);
     slow.read_to(&mut behind, 201).await;
+    bed.until("outbox_bytes", 0).await;
 }
 
 #[tokio::test]

@@ -131,6 +131,8 @@ pub(crate) struct Nodes {
     pub(crate) live: Arc<AtomicUsize>,
     /// No subscription hears anything, and reads fail.
     down: AtomicBool,
+    /// Since when.
+    down_since: Mutex<Instant>,
     /// Permits for writes; a test that wants them held takes them.
     pub(crate) inputs: Semaphore,
     /// Permits for application events.
@@ -154,6 +156,7 @@ impl Nodes {
             subscribed: AtomicUsize::new(0),
             live: Arc::default(),
             down: AtomicBool::new(false),
+            down_since: Mutex::new(Instant::now()),
             inputs: Semaphore::new(1_000),
             apps: Semaphore::new(1_000),
             alive_every,
@@ -221,6 +224,7 @@ impl Nodes {
 
     /// Cuts all subscriptions off, or brings them back.
     pub(crate) fn set_down(&self, down: bool) {
+        *self.down_since.lock().unwrap() = Instant::now();
         self.down.store(down, Ordering::SeqCst);
         self.changed.notify_waiters();
     }
@@ -378,6 +382,15 @@ impl Subscription for Follow {
 pub(crate) struct Handle(pub(crate) Arc<Nodes>);
 
 impl Upstream for Handle {
+    fn heard_ago(&self) -> Option<Duration> {
+        let down_for = self.0.down_since.lock().unwrap().elapsed();
+        Some(if self.0.is_down() {
+            down_for
+        } else {
+            Duration::ZERO
+        })
+    }
+
     fn subscribe(&self, key: &RoomKey, cursor: Option<Cursor>) -> Box<dyn Subscription> {
         self.0.subscribed.fetch_add(1, Ordering::SeqCst);
         self.0.live.fetch_add(1, Ordering::SeqCst);

@@ -90,6 +90,11 @@ const TABLE: &[(&str, u64, &str)] = &[
         bound::SLOW_READER_AFTER.as_secs(),
         "seconds",
     ),
+    (
+        "edge_drain_within",
+        bound::EDGE_DRAIN_WITHIN.as_secs(),
+        "seconds",
+    ),
     ("ticket_ttl", bound::TICKET_TTL.as_secs(), "seconds"),
 ];
 

@@ -1,13 +1,13 @@
 //! `everwire token`: mints a token, or a key to mint with.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use clap::Args;
 use everwire_core::grant::Claims;
 use everwire_core::{Namespace, ParticipantId, ParticipantKind};
 use everwire_proto::token::{Signer, allow};
 
+use crate::config::duration;
 use crate::output::{Failure, line, note, parsed};
 use crate::server::{keys::write_key_pair, read_file};
 use crate::system::SystemClock;
@@ -85,7 +85,7 @@ pub(crate) fn run(args: &TokenArgs) -> Result<(), Failure> {
             .iter()
             .map(|text| allowed(text))
             .collect::<Result<_, _>>()?,
-        expires: now.plus(duration(&args.ttl)?),
+        expires: now.plus(duration("--ttl", &args.ttl)?),
     };
     let key = args
         .key
@@ -113,45 +113,4 @@ fn allowed(
         .map(str::trim)
         .filter(|word| !word.is_empty());
     allow(pattern, words).map_err(|refusal| Failure::usage(format!("--allow {text:?}: {refusal}")))
-}
-
-/// `90s`, `15m`, `1h`, `7d`.
-fn duration(text: &str) -> Result<Duration, Failure> {
-    let wrong = || Failure::usage(format!("--ttl {text:?}: a number and s, m, h or d"));
-    let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
-    let unit = text.strip_prefix(digits).unwrap_or_default();
-    let number: u64 = digits.parse().map_err(|_not_a_number| wrong())?;
-    let seconds = match unit {
-        "s" => 1,
-        "m" => 60,
-        "h" => 3600,
-        "d" => 24 * 3600,
-        _ => return Err(wrong()),
-    };
-    number
-        .checked_mul(seconds)
-        .map(Duration::from_secs)
-        .ok_or_else(wrong)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn durations_have_a_unit() {
-        assert_eq!(duration("90s").unwrap(), Duration::from_secs(90));
-        assert_eq!(duration("7d").unwrap(), Duration::from_secs(7 * 86_400));
-        for bad in [
-            "",
-            "1",
-            "h",
-            "1w",
-            "-1h",
-            "99999999999999999999d",
-            "18446744073709551615d",
-        ] {
-            assert!(duration(bad).is_err(), "{bad}");
-        }
-    }
 }

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::Args;
-use everwire_core::limits::SHARDS_DEFAULT;
+use everwire_core::limits::{EDGE_DRAIN_MIN, SHARDS_DEFAULT};
 use everwire_edge::{Edge, EdgeConfig};
 use everwire_node::{Node, NodeConfig};
 use everwire_proto::token::Verifier;
@@ -134,6 +134,8 @@ pub(crate) async fn run(
         origins: config.origin.clone(),
         allow_loopback_origins: true,
         insecure: config.insecure,
+        // There is no other edge that clients could move to.
+        drain_window: EDGE_DRAIN_MIN,
         ..edge
     });
     let edge = edge

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use everwire_client::{BoxFuture, TokenSource};
+use everwire_core::limits::EDGE_DRAIN_WITHIN;
 use everwire_core::{Code, Refusal};
 use everwire_edge::{Edge, EdgeConfig, EdgeTls};
 use everwire_proto::token::Verifier;
@@ -14,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::admin::AdminPort;
 use super::{Ready, StopSignals, prepare, read_file, read_tls};
-use crate::config::{LogFlags, Sources};
+use crate::config::{LogFlags, Sources, duration};
 use crate::output::Failure;
 use crate::system::{SystemClock, SystemRandom};
 
@@ -71,6 +72,10 @@ pub(crate) struct EdgeFlags {
     #[arg(long, env = "EVERWIRE_EDGE_NODE_CA", value_name = "FILE")]
     #[serde(skip_serializing_if = "Option::is_none")]
     node_ca: Option<PathBuf>,
+    /// How long clients are given to move when the edge stops, at most
+    #[arg(long, env = "EVERWIRE_EDGE_DRAIN_WITHIN", value_name = "TIME")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    drain_within: Option<String>,
     /// Serve without TLS off loopback
     #[arg(long, env = "EVERWIRE_EDGE_INSECURE", num_args = 0..=1, default_missing_value = "true")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -96,6 +101,7 @@ pub(crate) struct EdgeOptions {
     tls_key: Option<PathBuf>,
     #[serde(skip_serializing_if = "Option::is_none")]
     node_ca: Option<PathBuf>,
+    drain_within: String,
     insecure: bool,
 }
 
@@ -113,6 +119,7 @@ impl Default for EdgeOptions {
             tls_cert: None,
             tls_key: None,
             node_ca: None,
+            drain_within: format!("{}s", EDGE_DRAIN_WITHIN.as_secs()),
             insecure: false,
         }
     }
@@ -201,6 +208,7 @@ fn edge_config(options: &EdgeOptions) -> Result<EdgeConfig, Failure> {
         origins: options.origin.clone(),
         tls: tls.map(|(cert_pem, key_pem)| EdgeTls { cert_pem, key_pem }),
         node_tls_ca,
+        drain_window: duration("--drain-within", &options.drain_within)?,
         insecure: options.insecure,
         ..config
     })
