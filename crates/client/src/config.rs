@@ -64,6 +64,9 @@ pub struct ClientConfig {
     pub connector: Option<Arc<dyn Connector>>,
     /// How long a single call is retried before its last refusal is the answer.
     pub deadline: Duration,
+    /// Goes straight to the addresses that the cluster itself names. `false` for a client that
+    /// reaches the configured ones only, such as a load balancer's: any node takes any call.
+    pub direct: bool,
 }
 
 impl ClientConfig {
@@ -85,6 +88,7 @@ impl ClientConfig {
             random,
             connector: None,
             deadline: Self::DEADLINE,
+            direct: true,
         }
     }
 }

@@ -61,6 +61,8 @@ pub(crate) struct Connections {
     tls: Option<ClientTlsConfig>,
     connector: Option<Arc<dyn Connector>>,
     clock: Arc<dyn Clock>,
+    /// Addresses that servers name are gone to.
+    direct: bool,
     /// For what the client does of its own: watching the map.
     pub(crate) token: Arc<dyn TokenSource>,
     pub(crate) random: Arc<dyn Random>,
@@ -130,6 +132,7 @@ impl Connections {
             tls,
             connector: config.connector.clone(),
             clock: Arc::clone(&config.clock),
+            direct: config.direct,
             token: Arc::clone(&config.token),
             random: Arc::clone(&config.random),
             news: watch::Sender::new(0),
@@ -223,7 +226,7 @@ impl Connections {
     /// Begins to watch the map, with the first call that finds its way by it. The task holds no
     /// client: it ends with the last one.
     pub(crate) fn watch(self: &Arc<Self>, lane: Lane) {
-        if std::mem::replace(&mut self.state().watched, true) {
+        if !self.direct || std::mem::replace(&mut self.state().watched, true) {
             return;
         }
         // Readers fill their connections as they like; the map must not wait for them.
@@ -285,9 +288,10 @@ impl Connections {
         }
     }
 
-    /// A leader's address that a server named. It must not take TLS away.
+    /// A leader's address that a server named, if it may be gone to. It must not take TLS away.
     pub(crate) fn hinted(&self, text: &str) -> Option<Address> {
-        address::parse(text, self.tls.is_some()).ok()
+        let parsed = address::parse(text, self.tls.is_some()).ok();
+        parsed.filter(|_| self.direct)
     }
 
     /// An address did not answer, or said that it is about to stop: everybody passes it over.

@@ -65,6 +65,11 @@ impl ClusterMap {
             );
             return anew;
         }
+        if map.nodes.len() == 1 {
+            // Whoever reaches a cluster of one reaches all of it, maybe by a way of its own.
+            *self = Self::default();
+            return anew;
+        }
         if self.cluster != map.cluster || self.shards.len() != shards {
             // The first one, or a cluster that was made anew at the same addresses.
             *self = Self {
@@ -305,6 +310,18 @@ mod tests {
         one.take(map(6, &[(3, 6)]), false);
         assert_eq!(led(&one, 0), Leader::At(at(3), 6));
         assert!(!one.names(&at(3)));
+    }
+
+    #[test]
+    fn a_cluster_of_one_is_reached_as_it_was_found() {
+        let mut one = known(&[(1, 5)]);
+        let mut alone = map(2, &[(1, 6)]);
+        alone.nodes.truncate(1);
+        one.take(alone, false);
+        assert_eq!(led(&one, 0), Leader::Unmapped);
+        assert_eq!(one.alive().count(), 0);
+        one.take(map(3, &[(2, 7)]), false);
+        assert_eq!(led(&one, 0), Leader::At(at(2), 7));
     }
 
     #[test]

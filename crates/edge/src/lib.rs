@@ -84,6 +84,7 @@ impl Edge {
             random: Arc::clone(&config.random),
             connector: None,
             deadline: config.timings.request_within,
+            direct: true,
         };
         let client = Client::new(client).map_err(EdgeError::Nodes)?;
         let edge = Self::start_with(config, Arc::new(client.clone()))?;

@@ -188,6 +188,26 @@ fn a_token_that_tells_no_tenant_still_finds_its_way() {
 }
 
 #[test]
+fn a_client_behind_a_balancer_goes_nowhere_else() {
+    paused(async {
+        let world = World::new();
+        let mut config = config(&world.net, &ADDRS[..1], 1);
+        (config.token, config.direct) = (Arc::new(token()), false);
+        let client = Client::new(config).unwrap();
+        post(&client).await;
+        sleep(Duration::from_secs(1)).await;
+        // The balancer may find another node next time.
+        *world.node(1).refuses.lock().unwrap() = Some(not_leader("n2:1", 5));
+        let asking = tokio::spawn(async move { post(&client).await });
+        sleep(Duration::from_secs(1)).await;
+        world.refuse(1, None);
+        asking.await.unwrap();
+        assert_eq!(world.writes()[1..], [0, 0]);
+        assert_eq!(world.node(1).watches.load(Ordering::Relaxed), 0);
+    });
+}
+
+#[test]
 fn a_hint_of_a_lower_term_is_ignored() {
     paused(async {
         let world = World::new();
