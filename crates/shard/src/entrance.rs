@@ -138,6 +138,7 @@ impl Entrance {
         &self,
         config: &ShardSetConfig,
     ) -> Result<(Identity, Option<wire::Formation>), OpenError> {
+        self.door.set_phase(Phase::Empty);
         match &self.wish {
             Some(wish) => formation::find_place(&self.door, wish, &config.random)
                 .await

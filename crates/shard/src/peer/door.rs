@@ -10,7 +10,7 @@ use everwire_store::Store;
 use openraft::async_runtime::WatchReceiver;
 use tonic::{Request, Status};
 
-use super::links::{CLUSTER_KEY, Links, NODE_KEY};
+use super::links::{CLUSTER_KEY, Links, NODE_KEY, TARGET_KEY};
 use crate::formation::About;
 use crate::group::Shard;
 use crate::leadership::Leadership;
@@ -20,6 +20,8 @@ use crate::raft::types::Raft;
 /// How far a node is on its way into a cluster.
 #[derive(Clone, Debug)]
 pub(crate) enum Phase {
+    /// Nobody has looked at its disk yet: it may belong to any cluster, or to none.
+    Opening,
     /// Its disk is empty.
     Empty,
     /// It makes a cluster, or was told that one is being made.
@@ -92,7 +94,7 @@ impl Door {
             groups: Groups::default(),
             links,
             clock,
-            phase: Mutex::new(Phase::Empty),
+            phase: Mutex::new(Phase::Opening),
             store: OnceLock::new(),
             meta: OnceLock::new(),
             draining: AtomicBool::new(false),
@@ -136,7 +138,10 @@ impl Door {
             let refusal = Refusal::new(code, message);
             Err(everwire_proto::refusal::to_status(&refusal))
         };
-        let Phase::Member { cluster, .. } = self.phase() else {
+        let Phase::Member {
+            cluster, node: me, ..
+        } = self.phase()
+        else {
             return refuse(Code::Draining, "this node does not belong to a cluster yet");
         };
         let text = |key| {
@@ -147,6 +152,11 @@ impl Door {
         };
         if text(CLUSTER_KEY) != Some(cluster.as_str()) {
             return refuse(Code::WrongCluster, "the caller belongs to another cluster");
+        }
+        // Its address may have been another node's, whom the caller means: one whose disk this
+        // node does not have, and for whom it must not answer.
+        if text(TARGET_KEY) != Some(me.to_string().as_str()) {
+            return refuse(Code::WrongState, "the call is for another node");
         }
         let node = text(NODE_KEY).and_then(|node| node.parse().ok());
         let Some(node) = node else {

@@ -46,11 +46,15 @@ pub(super) const CLUSTER_KEY: &str = "everwire-cluster";
 /// The metadata key of the caller's node id.
 pub(super) const NODE_KEY: &str = "everwire-node";
 
-/// Says who calls.
+/// The metadata key of the node id that the caller means.
+pub(super) const TARGET_KEY: &str = "everwire-target";
+
+/// Says who calls, and whom.
 #[derive(Clone)]
 pub(crate) struct Tag {
     cluster: Option<MetadataValue<Ascii>>,
     node: Option<MetadataValue<Ascii>>,
+    target: Option<MetadataValue<Ascii>>,
 }
 
 impl Interceptor for Tag {
@@ -59,6 +63,9 @@ impl Interceptor for Tag {
             let metadata = request.metadata_mut();
             metadata.insert(CLUSTER_KEY, cluster.clone());
             metadata.insert(NODE_KEY, node.clone());
+        }
+        if let Some(target) = &self.target {
+            request.metadata_mut().insert(TARGET_KEY, target.clone());
         }
         Ok(request)
     }
@@ -99,6 +106,7 @@ impl Links {
                 tag: Tag {
                     cluster: None,
                     node: None,
+                    target: None,
                 },
                 addrs: BTreeMap::new(),
                 client_addrs: BTreeMap::new(),
@@ -117,6 +125,7 @@ impl Links {
         let tag = Tag {
             cluster: cluster.parse().ok(),
             node: node.to_string().parse().ok(),
+            target: None,
         };
         let mut state = self.lock();
         state.tag = tag;
@@ -156,11 +165,15 @@ impl Links {
     /// A client of a node. `None`: nobody knows where it is, or its address cannot be used.
     pub(crate) fn client(&self, node: u64, line: Line) -> Option<PeerClient> {
         let addr = self.lock().addrs.get(&node).cloned()?;
-        self.client_at(&addr, line)
+        self.connected(&addr, line, Some(node))
     }
 
     /// A client of whoever listens at an address.
     pub(crate) fn client_at(&self, addr: &str, line: Line) -> Option<PeerClient> {
+        self.connected(addr, line, None)
+    }
+
+    fn connected(&self, addr: &str, line: Line, target: Option<u64>) -> Option<PeerClient> {
         let mut state = self.lock();
         let key = (addr.to_owned(), line);
         let channel = match state.channels.get(&key) {
@@ -171,7 +184,9 @@ impl Links {
                 channel
             },
         };
-        let client = Generated::with_interceptor(channel, state.tag.clone());
+        let mut tag = state.tag.clone();
+        tag.target = target.and_then(|node| node.to_string().parse().ok());
+        let client = Generated::with_interceptor(channel, tag);
         Some(
             client
                 .max_decoding_message_size(PEER_MESSAGE_BYTES_MAX)

@@ -48,6 +48,10 @@ impl Peer for Service {
             ..wire::DiscoverResponse::default()
         };
         match self.0.phase() {
+            Phase::Opening => {
+                // Empty would be a lie, and the beginning of a second cluster.
+                return Err(Status::unavailable("the node has not opened its disk yet"));
+            },
             Phase::Empty => {},
             Phase::Forming(formation) => response.formation = Some(formation),
             Phase::Member {
