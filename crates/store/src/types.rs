@@ -9,7 +9,10 @@ use bytes::Bytes;
 use everwire_core::clock::Timestamp;
 use everwire_core::event::Event;
 use everwire_core::ids::NodeId;
-use everwire_core::limits::{FLUSH_BYTES, FLUSH_EVERY, SHARDS_DEFAULT, STORE_MEMORY_BYTES};
+use everwire_core::limits::{
+    FLUSH_BYTES, FLUSH_EVERY, SHARDS_DEFAULT, SPACE_AGENTS_PERCENT, SPACE_PEOPLE_PERCENT,
+    STORE_MEMORY_BYTES,
+};
 use everwire_core::row::{Row, RowKey, SessionKey};
 
 use crate::error::StoreError;
@@ -186,6 +189,9 @@ pub struct OpenOptions {
     pub flush_on_close: bool,
     /// Log kept in memory per group, bytes. What is not yet synced stays in memory beyond it.
     pub tail_bytes: usize,
+    /// From so full a disk on, percent, agents and people are refused ([`Space::level`]); above
+    /// 100: never.
+    pub refuse_percent: (u64, u64),
     /// Block cache and memtables of both databases together, bytes. The real store only.
     pub memory_bytes: usize,
 }
@@ -202,6 +208,7 @@ impl OpenOptions {
             flush_every: FLUSH_EVERY,
             flush_on_close: true,
             tail_bytes: 2 << 20,
+            refuse_percent: (SPACE_AGENTS_PERCENT, SPACE_PEOPLE_PERCENT),
             memory_bytes: STORE_MEMORY_BYTES,
         }
     }

@@ -94,7 +94,9 @@ fn the_room_on_the_disk_decides_who_may_write() {
         } else {
             SimStore::open
         };
-        let store = open(&disk, counting().0).unwrap();
+        let mut options = counting().0;
+        options.refuse_percent = (90, 95);
+        let store = open(&disk, options).unwrap();
         assert_eq!(store.space().level, SpaceLevel::Plenty, "endless");
         assert_eq!(disk.ballast(), 0);
         disk.set_space(10_000, 1_000);

@@ -19,7 +19,7 @@ use everwire_store::rocks::RocksStore;
 use everwire_store::testing::{
     answer, append, at, done, event, head, options, record, session, write_of,
 };
-use everwire_store::{LogPosition, SpaceLevel, Store, StoreError};
+use everwire_store::{LogPosition, OpenOptions, SpaceLevel, Store, StoreError};
 use tempfile::TempDir;
 
 /// A mounted file system; gone when dropped.
@@ -138,6 +138,14 @@ impl Feed {
     }
 }
 
+/// Any failed write would panic, and the levels are those of a node.
+fn levels() -> OpenOptions {
+    OpenOptions {
+        refuse_percent: (90, 95),
+        ..options()
+    }
+}
+
 fn fill(path: &Path) {
     let mut file = File::create(path).unwrap();
     while file.write_all(&[7; 4096]).is_ok() {}
@@ -149,8 +157,7 @@ fn a_small_file_system_refuses_in_time_and_recovers_by_itself() {
     else {
         return;
     };
-    // Any failed write would panic: `options` says so.
-    let store = RocksStore::open(&mount.data(), options()).unwrap();
+    let store = RocksStore::open(&mount.data(), levels()).unwrap();
     let fresh = store.space();
     println!("fresh: {fresh:?}");
     assert!(fresh.used_percent < 20, "{fresh:?}");
@@ -196,7 +203,7 @@ fn a_full_disk_is_no_quarantine() {
     let Some(mount) = Mount::new("a_full_disk_is_no_quarantine") else {
         return;
     };
-    let open = || RocksStore::open(&mount.data(), options());
+    let open = || RocksStore::open(&mount.data(), levels());
     let store = open().unwrap();
     append(&*store, 1, vec![record(3, 1, 5)]).unwrap();
     store.write(1, write_of(1)).unwrap();

@@ -82,7 +82,7 @@ pub(crate) fn open<D: Disk>(
         mark: Mark::new(watermark, batch),
         flusher: Flusher::new(options.flush_bytes, options.flush_every, found),
         peers,
-        gauge: Gauge::default(),
+        gauge: Gauge::new(options.refuse_percent),
         spools: AtomicU64::new(0),
         driven,
     });

@@ -14,9 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex};
 use std::time::Duration;
 
-use everwire_core::limits::{
-    BALLAST_BYTES_MAX, SPACE_AGENTS_PERCENT, SPACE_LOOK_EVERY, SPACE_PEOPLE_PERCENT,
-};
+use everwire_core::limits::{BALLAST_BYTES_MAX, SPACE_LOOK_EVERY};
 
 use crate::disk::{Disk, Freed};
 use crate::engine::Core;
@@ -36,8 +34,9 @@ const FREED_MAX: usize = 1024;
 type Ranges = BTreeMap<(Freed, Vec<u8>), Vec<u8>>;
 
 /// See the module.
-#[derive(Default)]
 pub(crate) struct Gauge {
+    /// From where on agents and people are refused, percent.
+    refuse: (u64, u64),
     now: Mutex<Space>,
     /// Bytes written since the last look.
     written: AtomicU64,
@@ -51,6 +50,20 @@ pub(crate) struct Gauge {
 }
 
 impl Gauge {
+    /// Refuses agents and people from so many percent on.
+    pub(crate) fn new(refuse: (u64, u64)) -> Self {
+        Self {
+            refuse,
+            now: Mutex::default(),
+            written: AtomicU64::new(0),
+            step: AtomicU64::new(0),
+            gate: Mutex::default(),
+            freed: Mutex::default(),
+            closing: Mutex::default(),
+            wake: Condvar::new(),
+        }
+    }
+
     /// The last look.
     pub(crate) fn now(&self) -> Space {
         *self.now.lock().expect(LOCK)
@@ -106,14 +119,17 @@ impl Gauge {
 
 impl Space {
     /// What a file system of `total` bytes has, with `available` left.
-    pub(crate) fn of(total: u64, available: u64) -> Self {
+    pub(crate) fn of(total: u64, available: u64, refuse: (u64, u64)) -> Self {
         let used = total.saturating_sub(available);
         // Of no file system nobody knows anything: nothing is refused.
         let percent = used.saturating_mul(100).checked_div(total).unwrap_or(0);
-        let level = match percent {
-            SPACE_PEOPLE_PERCENT.. => SpaceLevel::PeopleRefused,
-            SPACE_AGENTS_PERCENT.. => SpaceLevel::AgentsRefused,
-            _ => SpaceLevel::Plenty,
+        let (agents, people) = refuse;
+        let level = if percent >= people {
+            SpaceLevel::PeopleRefused
+        } else if percent >= agents {
+            SpaceLevel::AgentsRefused
+        } else {
+            SpaceLevel::Plenty
         };
         Self {
             total,
@@ -152,7 +168,7 @@ impl<D: Disk> Core<D> {
             .step
             .store((total / 512).max(64 << 10), Ordering::Relaxed);
         let available = available.saturating_sub(self.flusher.unflushed());
-        let space = Space::of(total, available);
+        let space = Space::of(total, available, gauge.refuse);
         let before = std::mem::replace(&mut *gauge.now.lock().expect(LOCK), space);
         if before.level != space.level {
             tracing::warn!(
@@ -226,14 +242,14 @@ mod tests {
 
     #[test]
     fn the_levels_are_those_of_rules_35() {
-        let level = |used: u64| Space::of(1000, 1000 - used).level;
+        let level = |used: u64| Space::of(1000, 1000 - used, (90, 95)).level;
         assert_eq!(level(0), SpaceLevel::Plenty);
         assert_eq!(level(899), SpaceLevel::Plenty);
         assert_eq!(level(900), SpaceLevel::AgentsRefused);
         assert_eq!(level(949), SpaceLevel::AgentsRefused);
         assert_eq!(level(950), SpaceLevel::PeopleRefused);
         assert_eq!(level(1000), SpaceLevel::PeopleRefused);
-        assert_eq!(Space::of(0, 0).level, SpaceLevel::Plenty);
+        assert_eq!(Space::of(0, 0, (90, 95)).level, SpaceLevel::Plenty);
         assert!(SpaceLevel::Plenty < SpaceLevel::AgentsRefused);
         assert!(SpaceLevel::AgentsRefused < SpaceLevel::PeopleRefused);
     }

@@ -145,18 +145,23 @@ pub fn identity() -> Identity {
 pub fn counting() -> (OpenOptions, Arc<AtomicUsize>) {
     let fatal = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&fatal);
-    let options = OpenOptions::create(
-        identity(),
-        Arc::new(move |_| {
+    let options = OpenOptions {
+        on_fatal: Arc::new(move |_| {
             count.fetch_add(1, Ordering::SeqCst);
         }),
-    );
+        ..options()
+    };
     (options, fatal)
 }
 
 /// Options of a case in which nothing fatal may happen.
 pub fn options() -> OpenOptions {
-    OpenOptions::create(identity(), Arc::new(|message| panic!("fatal: {message}")))
+    let fatal = Arc::new(|message: &str| panic!("fatal: {message}"));
+    OpenOptions {
+        // However full the disk of the machine that runs this is.
+        refuse_percent: (101, 101),
+        ..OpenOptions::create(identity(), fatal)
+    }
 }
 
 fn open(bed: &Harness) -> Arc<dyn Store> {
