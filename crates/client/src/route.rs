@@ -191,11 +191,15 @@ impl Route {
         }
     }
 
-    /// Resolves when an attempt at a leader is in vain: it is late, and another leads by now.
+    /// Resolves when an attempt is in vain: it is late, and another leads by now.
     pub(crate) async fn in_vain(&self, connections: &Connections) {
-        if self.leads.is_none() {
-            // It was sent to one who passes it on, and who knows better than this client.
+        if !matches!(self.aim, Aim::Writes(_)) {
             return std::future::pending().await;
+        }
+        if self.leads.is_none() {
+            // It was sent to one who passes it on, and who may know better than this client.
+            tokio::time::sleep(ANSWER_LATE_AFTER).await;
+            return self.superseded(connections).await;
         }
         let superseded = self.superseded(connections);
         tokio::pin!(superseded);

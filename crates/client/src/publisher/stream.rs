@@ -143,11 +143,20 @@ impl Driver {
         let gone = |_error| Failure::transport("the publish stream ended before it began");
         requests.send(request(hello)).await.map_err(gone)?;
         let call = with_token(ReceiverStream::new(ready), &token).map_err(Failure::refused)?;
-        let answer = PublishClient::new(channel).stream(call).await;
-        let mut responses = answer
-            .map_err(|status| Failure::status(&status))?
-            .into_inner();
-        match next(&mut responses).await? {
+        let opening = async {
+            let answer = PublishClient::new(channel).stream(call).await;
+            let answer = answer.map_err(|status| Failure::status(&status))?;
+            let mut responses = answer.into_inner();
+            Ok((next(&mut responses).await?, responses))
+        };
+        let opened: Result<_, Failure> = tokio::select! {
+            biased;
+            opened = opening => opened,
+            // Whoever holds it back waits for a leader that others know already.
+            () = self.route.superseded(connections) => Err(Failure::superseded()),
+        };
+        let (first, responses) = opened?;
+        match first {
             Response::Opened(opened) => {
                 self.session_epoch.get_or_insert(opened.session_epoch);
                 let mut window = self.shared.window();

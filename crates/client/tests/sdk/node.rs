@@ -8,7 +8,7 @@ mod runs;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 use everwire_core::{Code, Refusal};
@@ -112,6 +112,8 @@ pub(crate) struct Node {
     pub(crate) watches: AtomicU64,
     /// What every write is refused with, before anything is done.
     pub(crate) refuses: Mutex<Option<Refusal>>,
+    /// It keeps writes without an answer.
+    pub(crate) holds: AtomicBool,
     /// Writes that came: single calls and publish streams.
     pub(crate) writes: AtomicU64,
     me: Weak<Self>,
@@ -172,6 +174,7 @@ fn start_with(
         map: watch::Sender::new(None),
         watches: AtomicU64::new(0),
         refuses: Mutex::default(),
+        holds: AtomicBool::new(false),
         writes: AtomicU64::new(0),
         state,
     });
@@ -238,8 +241,11 @@ impl Node {
     }
 
     /// A write came.
-    fn write(&self) -> Result<(), Status> {
+    async fn write(&self) -> Result<(), Status> {
         self.writes.fetch_add(1, Ordering::Relaxed);
+        if self.holds.load(Ordering::Relaxed) {
+            std::future::pending::<()>().await;
+        }
         let refused = self.refuses.lock().unwrap();
         refused
             .as_ref()

@@ -358,6 +358,40 @@ fn a_leader_that_stands_still_is_left_for_the_one_who_is_elected() {
 }
 
 #[test]
+fn a_follower_that_holds_what_it_was_sent_is_not_waited_for_when_the_leader_is_known() {
+    paused(async {
+        let world = World::new();
+        let client = world.client_at(1).await;
+        world.tell(&[1, 2, 3], 0, 6);
+        sleep(Duration::from_millis(1)).await;
+        let publisher = client.start_run(&session(), run_id(), None).await.unwrap();
+        world.node(1).holds.store(true, Ordering::Relaxed);
+        world.net.cut(ADDRS[0]);
+        publisher.send(vec![app(1)]).await.unwrap();
+        let calling = tokio::spawn(async move {
+            post(&client).await;
+            Instant::now()
+        });
+        sleep(Duration::from_millis(500)).await;
+        for number in [2, 3] {
+            world.node(number).holds.store(false, Ordering::Relaxed);
+        }
+        let elected = Instant::now();
+        world.tell(&[1, 2, 3], 3, 6);
+        publisher.flush().await.unwrap();
+        assert!(
+            elected.elapsed() <= Duration::from_millis(300),
+            "{:?}",
+            elected.elapsed()
+        );
+        let called = calling.await.unwrap() - elected;
+        assert!(called <= Duration::from_secs(2), "{called:?}");
+        drop(publisher);
+        check_log(&world);
+    });
+}
+
+#[test]
 fn a_leader_that_moves_while_everybody_lives_stops_nobody() {
     paused(async {
         let world = World::new();

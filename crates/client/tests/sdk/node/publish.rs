@@ -303,7 +303,7 @@ impl Publish for Node {
         request: tonic::Request<Streaming<v1::PublishStreamRequest>>,
     ) -> Reply<Self::StreamStream> {
         self.admit(&request)?;
-        self.write()?;
+        self.write().await?;
         self.state().streams += 1;
         let (answers, ready) = mpsc::channel(1024);
         tokio::spawn(self.shared().serve(request.into_inner(), answers));
@@ -312,7 +312,7 @@ impl Publish for Node {
 
     async fn post(&self, request: tonic::Request<v1::PostRequest>) -> Reply<v1::PostResponse> {
         self.admit(&request)?;
-        self.write()?;
+        self.write().await?;
         self.before()?;
         let request = request.into_inner();
         let known = self.state().keys.get(&request.key).copied();

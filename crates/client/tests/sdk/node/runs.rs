@@ -11,7 +11,7 @@ use super::{EPOCH, Node, Reply, Run, app, refused};
 impl Runs for Node {
     async fn start(&self, request: tonic::Request<v1::StartRequest>) -> Reply<v1::StartResponse> {
         self.admit(&request)?;
-        self.write()?;
+        self.write().await?;
         self.before()?;
         let request = request.into_inner();
         let key = format!("start {}", request.key);
@@ -104,7 +104,7 @@ impl Signals for Node {
         request: tonic::Request<v1::CancelRequest>,
     ) -> Reply<v1::CancelResponse> {
         self.admit(&request)?;
-        self.write()?;
+        self.write().await?;
         self.before()?;
         let (known, offset) = {
             let mut state = self.state();
