@@ -1,6 +1,7 @@
 //! A node's way in: its peer listener is open, its disk is not; then its place, then its disk.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use everwire_core::ids::META_GROUP;
 use everwire_proto::internal_v1 as wire;
@@ -11,6 +12,9 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use crate::formation::{self, About, Wish};
 use crate::peer::{self, Door, Greeted, Links, Peers, Phase};
 use crate::set::{Disk, OpenError, ShardSetConfig};
+
+/// How often a disk that is to be closed is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// Work that waits for the disk.
 pub(crate) async fn on_disk<T: Send + 'static>(
@@ -93,7 +97,10 @@ impl Entrance {
             Ok(store) if self.wish.is_none() => return Ok(Some(store)),
             Ok(store) => match self.greet(&identity, &store).await? {
                 Greeted::Welcome => return Ok(Some(store)),
-                Greeted::Regressed(node) => format!("node {node} had recorded more of it"),
+                Greeted::Regressed(node) => {
+                    self.close(store).await?;
+                    format!("node {node} had recorded more of it")
+                },
             },
             Err(StoreError::Quarantine { why }) if self.wish.is_some() => why,
             Err(error) => return Err(error.into()),
@@ -104,6 +111,20 @@ impl Entrance {
         );
         on_disk(move || disk.retire()).await?;
         Ok(None)
+    }
+
+    /// Closes the disk again: whoever was just given something of it finishes first.
+    async fn close(&self, store: Arc<dyn Store>) -> Result<(), OpenError> {
+        self.door.set_phase(Phase::Opening);
+        self.door.set_store(None);
+        while Arc::strong_count(&store) > 1 {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        on_disk(move || {
+            drop(store);
+            Ok(())
+        })
+        .await
     }
 
     /// Asks the other nodes whether they know more of this one than it knows itself. Without a
@@ -128,7 +149,7 @@ impl Entrance {
         let topology = everwire_proto::storage::decode_topology(&state);
         let topology = topology.map_err(StoreError::from)?;
         // Its peers ask the same of this node, at the same time perhaps.
-        let _ = self.door.store.set(store.clone());
+        self.door.set_store(Some(store.clone()));
         let told = peer::greet_all(&self.links, store, identity.node, &topology).await;
         told.map_err(OpenError::Refused)
     }

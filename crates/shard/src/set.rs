@@ -343,7 +343,7 @@ impl ShardSet {
             node: identity.node,
             formation: formation.clone(),
         });
-        let _ = entrance.door.store.set(store.clone());
+        entrance.door.set_store(Some(store.clone()));
         let groups = usize::try_from(identity.shards).expect("32 bits fit");
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let threads = ApplyThreads::start(threads.min(APPLY_THREADS_MAX).min(groups), groups + 1);

@@ -82,7 +82,7 @@ pub(crate) struct Door {
     pub(crate) links: Arc<Links>,
     pub(crate) clock: Arc<dyn Clock>,
     phase: Mutex<Phase>,
-    pub(crate) store: OnceLock<Arc<dyn Store>>,
+    store: Mutex<Option<Arc<dyn Store>>>,
     pub(crate) meta: OnceLock<Arc<Meta>>,
     draining: AtomicBool,
 }
@@ -95,7 +95,7 @@ impl Door {
             links,
             clock,
             phase: Mutex::new(Phase::Opening),
-            store: OnceLock::new(),
+            store: Mutex::new(None),
             meta: OnceLock::new(),
             draining: AtomicBool::new(false),
         }
@@ -111,6 +111,17 @@ impl Door {
 
     pub(crate) fn set_phase(&self, phase: Phase) {
         *self.lock() = phase;
+    }
+
+    /// The disk, once it is open.
+    pub(crate) fn store(&self) -> Option<Arc<dyn Store>> {
+        let store = self.store.lock();
+        store.expect("no panic happens under this lock").clone()
+    }
+
+    /// The disk is open; or `None`, it was put aside.
+    pub(crate) fn set_store(&self, store: Option<Arc<dyn Store>>) {
+        *self.store.lock().expect("no panic happens under this lock") = store;
     }
 
     /// The node is about to stop: others should give it nothing.

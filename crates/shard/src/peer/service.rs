@@ -91,7 +91,7 @@ impl Peer for Service {
         request: Request<wire::HelloRequest>,
     ) -> Result<Response<wire::HelloResponse>, Status> {
         let node = self.0.caller(&request)?;
-        let store = self.0.store.get().cloned();
+        let store = self.0.store();
         let store = store.ok_or_else(|| Status::unavailable("the node is on its way in"))?;
         let told = greeting::answer(store, node, request.into_inner()).await?;
         Ok(Response::new(told))
@@ -407,7 +407,7 @@ async fn take_snapshot(
     let group = open.group;
     let entry = door.groups.get(group);
     let entry = entry.ok_or_else(|| Status::unavailable("the group is not here"))?;
-    let store = door.store.get().cloned().ok_or_else(broken)?;
+    let store = door.store().ok_or_else(broken)?;
     let vote = convert::vote_from(open.vote).map_err(|error| bad(&error))?;
     let applied = everwire_store::Applied::from_bytes(&open.applied);
     let applied = applied.map_err(|error| Status::invalid_argument(error.to_string()))?;
