@@ -8,6 +8,7 @@ use crate::code::Refusal;
 use crate::event::{Author, Draft};
 use crate::ids::{InputId, Key, Namespace, RunId, SessionName};
 use crate::position::{Offset, RunEpoch, Seq, SessionEpoch};
+use crate::row::{SessionKey, TimerKind};
 
 /// The two lanes in front of a shard's log; never reordered within. People first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -43,8 +44,24 @@ pub enum Control {
         /// The rules' version.
         version: u32,
     },
+    /// A deadline has come, as the leader sees it. Does nothing unless the timer stands, with this
+    /// guard, and is due by command time.
+    Fire(Fire),
     /// Each replica remembers what it has computed up to the end of this entry, to be compared.
     Audit,
+}
+
+/// A timer that is to fire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fire {
+    /// Whose deadline it is.
+    pub session: SessionKey,
+    /// When it was to be.
+    pub due: Timestamp,
+    /// What it is about.
+    pub kind: TimerKind,
+    /// Which one of that session, moment and kind.
+    pub guard: u64,
 }
 
 /// One command on one session.

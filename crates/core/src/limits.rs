@@ -141,8 +141,15 @@ pub const OPEN_PARTS_MAX: u32 = 64;
 pub const PEOPLE_PER_DAY_MAX: u32 = 10_000;
 /// A client key older than this counts as absent.
 pub const KEY_TTL: Duration = Duration::from_secs(24 * 3600);
-/// Stale keys that one command removes at most.
-pub const STALE_KEYS_PER_COMMAND: usize = 8;
+/// Stale keys that one firing of their session's timer removes at most.
+pub const STALE_KEYS_PER_FIRE: usize = 256;
+/// A session's stale keys are removed at most this often, unless one time was not enough.
+pub const STALE_KEYS_EVERY: Duration = Duration::from_secs(3600);
+/// A leader keeps the timers in memory that are due within this time, and reads the disk again
+/// when it has passed.
+pub const TIMERS_AHEAD: Duration = Duration::from_secs(3600);
+/// Timers that a leader lets fire in one log entry.
+pub const FIRES_PER_ENTRY: usize = 256;
 
 /// A shard that changes is audited this often, and after [`AUDIT_ENTRIES`] entries.
 pub const AUDIT_EVERY: Duration = Duration::from_secs(10);

@@ -46,6 +46,32 @@ pub enum RowKey {
     KeyAge(SessionKey, Timestamp, ParticipantId, Key),
     /// Index: live runs, by slot first so that a shard can be split.
     LiveRun(SessionKey, RunId),
+    /// A deadline of a session.
+    Timer(SessionKey, Timestamp, TimerKind),
+}
+
+/// What a deadline is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum TimerKind {
+    /// Client keys that count as absent are to be removed.
+    StaleKeys,
+}
+
+impl TimerKind {
+    /// Every kind.
+    pub const ALL: [Self; 1] = [Self::StaleKeys];
+
+    /// Its number on disk: for ever.
+    pub fn number(self) -> u8 {
+        match self {
+            Self::StaleKeys => 1,
+        }
+    }
+
+    /// The kind with this number.
+    pub fn of_number(number: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.number() == number)
+    }
 }
 
 /// Ranges of rows that the rules scan, in key order.
@@ -80,6 +106,8 @@ pub enum Row {
     Input(InputRow),
     /// See [`RowKey::Key`].
     Key(KeyRow),
+    /// See [`RowKey::Timer`].
+    Timer(TimerRow),
     /// See [`RowKey::KeyAge`] and [`RowKey::LiveRun`]: the key says it all.
     Index,
 }
@@ -112,6 +140,16 @@ pub struct HeadRow {
     pub people_today: u32,
     /// Set while the session takes nothing.
     pub frozen: Option<Frozen>,
+    /// When its stale client keys are removed; `None` while it has no keys.
+    pub keys_due: Option<Timestamp>,
+}
+
+/// A deadline that stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TimerRow {
+    /// Tells it from others of its session, kind and moment, before and after it: what fires
+    /// must name the one that stands.
+    pub guard: u64,
 }
 
 /// A session that takes no command until an operator has looked at it: the rules met a mistake

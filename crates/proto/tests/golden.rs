@@ -17,7 +17,7 @@ use everwire_core::event::{
 use everwire_core::position::{RunEpoch, Seq};
 use everwire_core::row::{
     BatchRow, EpochRow, Frozen, HeadRow, InputRow, KeyRow, MessageRow, NameRow, PartRow, Row,
-    RunRow, RunState,
+    RunRow, RunState, TimerRow,
 };
 use everwire_core::topology::{Change, Member, MemberState, Placement, Topology};
 use everwire_core::{NodeId, SessionNo, ShardId};
@@ -61,16 +61,7 @@ fn rows() -> Vec<(&'static str, Row)> {
         ),
         ("counter", Row::Counter(u64::MAX)),
         ("head", Row::Head(head())),
-        (
-            "head-frozen",
-            Row::Head(HeadRow {
-                frozen: Some(Frozen {
-                    time: Timestamp(1_700_000_000_050),
-                    command: "publish".to_owned(),
-                }),
-                ..head()
-            }),
-        ),
+        ("head-frozen", Row::Head(frozen_head())),
         ("run", Row::Run(run())),
         (
             "epoch",
@@ -120,6 +111,8 @@ fn rows() -> Vec<(&'static str, Row)> {
             }),
         ),
         ("index", Row::Index),
+        ("timer", Row::Timer(TimerRow { guard: 300 })),
+        ("head-keys", Row::Head(keyed_head())),
     ]
 }
 
@@ -134,6 +127,24 @@ fn head() -> HeadRow {
         day: 19_675,
         people_today: 3,
         frozen: None,
+        keys_due: None,
+    }
+}
+
+fn frozen_head() -> HeadRow {
+    HeadRow {
+        frozen: Some(Frozen {
+            time: Timestamp(1_700_000_000_050),
+            command: "publish".to_owned(),
+        }),
+        ..head()
+    }
+}
+
+fn keyed_head() -> HeadRow {
+    HeadRow {
+        keys_due: Some(Timestamp(1_700_086_400_043)),
+        ..head()
     }
 }
 

@@ -25,6 +25,7 @@ use crate::raft::types::{Entry, Outcomes, StoredMembership, TypeConfig};
 use crate::rows::{CachedView, RowCache};
 use crate::set::{OnFatal, OpenError};
 use crate::support::Support;
+use crate::timers::Timers;
 
 mod topology;
 
@@ -90,6 +91,7 @@ pub(crate) struct Applier {
     audits: Audits,
     /// What the metadata group applies instead of the rules of sessions.
     topology: Option<TopologyMachine>,
+    timers: Timers,
     on_fatal: OnFatal,
 }
 
@@ -142,6 +144,7 @@ impl Applier {
             feed,
             support,
             audits: Audits::default(),
+            timers: Timers::default(),
             rows: Mutex::new(RowCache::new(cache_bytes)),
             standing: Mutex::new(standing),
             on_fatal,
@@ -173,6 +176,11 @@ impl Applier {
     /// What is remembered of this replica's audits.
     pub(crate) fn audits(&self) -> &Audits {
         &self.audits
+    }
+
+    /// The deadlines that this node has in view while it leads.
+    pub(crate) fn timers(&self) -> &Timers {
+        &self.timers
     }
 
     fn lock_standing(&self) -> MutexGuard<'_, Standing> {
@@ -214,6 +222,7 @@ impl Applier {
         standing.state = changes.state;
         standing.audit_hash = tally.hash();
         let frozen = changes.frozen.clone();
+        self.timers.applied(&changes.rows);
         self.write(changes, standing.applied(last))?;
         *self.lock_standing() = standing;
         for session in frozen {

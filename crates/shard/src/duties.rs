@@ -1,11 +1,12 @@
 //! What the leader of a shard does unasked: it raises the rules when every member knows newer
-//! ones, and lets the replicas note what they have computed. All of it goes through the log, so a leader that was replaced meanwhile does no harm.
+//! ones, lets the replicas note what they have computed, and lets timers fire. All of it goes
+//! through the log, so a leader that was replaced meanwhile does no harm.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use everwire_core::command::{Batch, Control};
-use everwire_core::limits::{AUDIT_ENTRIES, AUDIT_EVERY};
+use everwire_core::limits::{AUDIT_ENTRIES, AUDIT_EVERY, FIRES_PER_ENTRY};
 use everwire_core::{Clock, NodeId};
 use everwire_rules::may_raise;
 use openraft::async_runtime::WatchReceiver;
@@ -36,6 +37,7 @@ impl Duties {
         loop {
             tokio::time::sleep(LOOK_EVERY).await;
             let Some(members) = self.members_if_leading() else {
+                self.applier.timers().close();
                 continue;
             };
             let mut control: Vec<_> = self.raise(&members).into_iter().collect();
@@ -43,10 +45,27 @@ impl Duties {
                 audited = Instant::now();
                 control.push(Control::Audit);
             }
+            control.extend(self.fires().await);
             if !control.is_empty() && !self.propose(control).await {
                 return;
             }
         }
+    }
+
+    /// The timers that have come. Whoever takes office reads them from the disk first.
+    async fn fires(&self) -> impl Iterator<Item = Control> + use<> {
+        let (timers, now) = (self.applier.timers(), self.clock.now());
+        if let Some(until) = timers.look_ahead(now) {
+            let (store, shard) = (self.applier.store().clone(), self.applier.group());
+            let read = tokio::task::spawn_blocking(move || store.timers(shard, until));
+            match read.await {
+                Ok(Ok(found)) => timers.found(found),
+                Ok(Err(error)) => tracing::error!(shard, %error, "timers cannot be read"),
+                Err(error) => tracing::error!(shard, %error, "reading timers panicked"),
+            }
+        }
+        let due = timers.take_due(now, FIRES_PER_ENTRY);
+        due.into_iter().map(Control::Fire)
     }
 
     /// A shard that did not change since its last audit needs none.

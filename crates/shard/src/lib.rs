@@ -29,6 +29,7 @@ mod set;
 mod steward;
 mod subscription;
 mod support;
+mod timers;
 
 pub use audit::{Audits, Verdict, verdict};
 pub use everwire_rules::RULES_VERSION;

@@ -286,6 +286,7 @@ mod tests {
                     day: 0,
                     people_today: 0,
                     frozen: None,
+                    keys_due: None,
                 };
                 let key = RowKey::Head(SessionKey { slot, session_no });
                 rows.insert(key, Some(Row::Head(head)));

@@ -23,7 +23,7 @@ pub(crate) struct RowCache {
 fn weight(key: &RowKey, row: Option<&Row>) -> usize {
     let key_text = match key {
         RowKey::Name(_, namespace, name) => namespace.as_str().len() + name.as_str().len(),
-        RowKey::Counter(_) | RowKey::Head(_) => 0,
+        RowKey::Counter(_) | RowKey::Head(_) | RowKey::Timer(..) => 0,
         RowKey::Run(_, run) | RowKey::Epoch(_, run, _) | RowKey::Batch(_, run, ..) => {
             run.as_str().len()
         },
@@ -64,7 +64,8 @@ fn session_of(key: &RowKey) -> Option<SessionKey> {
         | RowKey::Input(session, ..)
         | RowKey::Key(session, ..)
         | RowKey::KeyAge(session, ..)
-        | RowKey::LiveRun(session, _) => Some(*session),
+        | RowKey::LiveRun(session, _)
+        | RowKey::Timer(session, ..) => Some(*session),
     }
 }
 

@@ -26,7 +26,7 @@ use everwire_core::ids::{
     SessionName, SessionNo, Slot,
 };
 use everwire_core::position::{Offset, RunEpoch};
-use everwire_core::row::{RowKey, RowRange, SessionKey};
+use everwire_core::row::{RowKey, RowRange, SessionKey, TimerKind};
 
 use crate::error::StoreError;
 
@@ -57,6 +57,8 @@ pub mod kind {
     pub const KEY_AGE: u8 = 0x0a;
     /// `index`: `run`.
     pub const LIVE_RUN: u8 = 0x20;
+    /// `index`: `due_ms u64 ‖ kind u8` ([`TimerKind::number`](everwire_core::row::TimerKind)).
+    pub const TIMER: u8 = 0x21;
     /// `events`: `offset u64`.
     pub const EVENT: u8 = 0x40;
 }
@@ -180,7 +182,7 @@ impl Key {
         match self {
             Self::Event(..) => Family::Events,
             Self::Row(RowKey::Name(..)) => Family::Names,
-            Self::Row(RowKey::LiveRun(..)) => Family::Index,
+            Self::Row(RowKey::LiveRun(..) | RowKey::Timer(..)) => Family::Index,
             Self::Row(
                 RowKey::Counter(..)
                 | RowKey::Head(..)
@@ -394,6 +396,9 @@ fn row_bytes(key: &RowKey) -> Vec<u8> {
             .text(author.as_str())
             .last(key.as_str()),
         RowKey::LiveRun(session, run) => of_session(*session, kind::LIVE_RUN).last(run.as_str()),
+        RowKey::Timer(session, due, kind) => of_session(*session, kind::TIMER)
+            .number(due.0)
+            .bytes(&[kind.number()]),
     }
     .done()
 }
@@ -506,6 +511,11 @@ impl<'a> Reader<'a> {
                 RowKey::KeyAge(session, time, author, key)
             },
             kind::LIVE_RUN => RowKey::LiveRun(session, RunId::parse(self.last()?).ok()?),
+            kind::TIMER => {
+                let due = Timestamp(self.number()?);
+                let [kind] = self.array()?;
+                RowKey::Timer(session, due, TimerKind::of_number(kind)?)
+            },
             _ => return None,
         };
         Some(Key::Row(row))

@@ -22,6 +22,8 @@ pub mod rocks;
 use std::ops::Range;
 
 use bytes::Bytes;
+use everwire_core::clock::Timestamp;
+use everwire_core::command::Fire;
 use everwire_core::event::Event;
 use everwire_core::ids::{Namespace, NodeId, SessionName, Slot};
 use everwire_core::position::Offset;
@@ -164,6 +166,10 @@ pub trait Store: Send + Sync + 'static {
 
     /// The first keys of a range, in key order.
     fn scan(&self, range: RowRange, limit: usize) -> Result<Vec<RowKey>, StoreError>;
+
+    /// A group's timers that are due at or before `until`, session by session. Walks the group's
+    /// index once.
+    fn timers(&self, group: u32, until: Timestamp) -> Result<Vec<Fire>, StoreError>;
 
     /// Session names of a namespace in some slots, those that begin with `prefix`, ordered by
     /// slot, then name; strictly after `after` if given.

@@ -15,7 +15,7 @@ use everwire_core::ids::{
     SessionName, SessionNo, Slot,
 };
 use everwire_core::position::{Offset, RunEpoch};
-use everwire_core::row::{RowKey, RowRange, SessionKey};
+use everwire_core::row::{RowKey, RowRange, SessionKey, TimerKind};
 use everwire_proto::storage;
 use everwire_store::layout::{
     Family, Key, LogFamily, LogKey, events_range, kind, names_range, row_range, session_range,
@@ -86,6 +86,7 @@ fn one_of_each() -> Vec<(&'static str, Key)> {
         ("key", RowKey::Key(here(), ann.clone(), key.clone())),
         ("key_age", RowKey::KeyAge(here(), time, ann, key)),
         ("live_run", RowKey::LiveRun(here(), run)),
+        ("timer", RowKey::Timer(here(), time, TimerKind::StaleKeys)),
     ];
     rows.into_iter()
         .map(|(label, key)| (label, Key::Row(key)))
@@ -132,9 +133,10 @@ fn tags_and_families_are_pinned_for_ever() {
             kind::KEY,
             kind::KEY_AGE,
             kind::LIVE_RUN,
+            kind::TIMER,
             kind::EVENT,
         ],
-        [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 0x20, 0x40]
+        [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 0x20, 0x21, 0x40]
     );
     let families = Family::ALL.map(|family| (family.number(), family.name()));
     let expected = [
@@ -251,6 +253,7 @@ fn key() -> impl Strategy<Value = Key> {
         (session(), time(), participant(), client_key())
             .prop_map(|(s, t, a, k)| RowKey::KeyAge(s, t, a, k)),
         (session(), run_id()).prop_map(|(s, r)| RowKey::LiveRun(s, r)),
+        (session(), time()).prop_map(|(s, t)| RowKey::Timer(s, t, TimerKind::StaleKeys)),
     ];
     prop_oneof![
         12 => row.prop_map(Key::Row),
@@ -280,6 +283,7 @@ fn meant(key: &Key) -> (Family, Option<(u16, u64)>, u8, Option<RowKey>, u64) {
                 RowKey::Key(s, ..) => (of(s), kind::KEY),
                 RowKey::KeyAge(s, ..) => (of(s), kind::KEY_AGE),
                 RowKey::LiveRun(s, ..) => (of(s), kind::LIVE_RUN),
+                RowKey::Timer(s, ..) => (of(s), kind::TIMER),
             };
             (family, session, kind, Some(row.clone()), 0)
         },
@@ -380,5 +384,5 @@ fn every_kind_of_row_has_its_own_tag() {
             assert_eq!(tags.insert(tag, label), None);
         }
     }
-    assert_eq!(tags.len(), 12);
+    assert_eq!(tags.len(), 13);
 }

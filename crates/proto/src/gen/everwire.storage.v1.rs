@@ -89,7 +89,7 @@ pub struct Batch {
 /// it was built before that kind, and stops.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Control {
-    #[prost(oneof = "control::Kind", tags = "1, 2")]
+    #[prost(oneof = "control::Kind", tags = "1, 2, 3")]
     pub kind: ::core::option::Option<control::Kind>,
 }
 /// Nested message and enum types in `Control`.
@@ -100,6 +100,8 @@ pub mod control {
         RaiseRules(super::RaiseRules),
         #[prost(message, tag = "2")]
         Audit(super::Audit),
+        #[prost(message, tag = "3")]
+        Fire(super::Fire),
     }
 }
 /// The shard applies by these rules from here on.
@@ -111,6 +113,21 @@ pub struct RaiseRules {
 /// Each replica remembers what it has computed up to this entry.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Audit {}
+/// A timer's deadline has come.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Fire {
+    #[prost(uint32, tag = "1")]
+    pub slot: u32,
+    #[prost(uint64, tag = "2")]
+    pub session_no: u64,
+    #[prost(uint64, tag = "3")]
+    pub due_ms: u64,
+    /// Numbers of docs/protocol/storage.md.
+    #[prost(uint32, tag = "4")]
+    pub kind: u32,
+    #[prost(uint64, tag = "5")]
+    pub guard: u64,
+}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Command {
     #[prost(string, tag = "1")]
@@ -205,7 +222,7 @@ pub struct Cancel {
 /// docs/protocol/storage.md.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Row {
-    #[prost(oneof = "row::Row", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11")]
+    #[prost(oneof = "row::Row", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12")]
     pub row: ::core::option::Option<row::Row>,
 }
 /// Nested message and enum types in `Row`.
@@ -234,6 +251,8 @@ pub mod row {
         Key(super::KeyRow),
         #[prost(message, tag = "11")]
         Index(super::IndexRow),
+        #[prost(message, tag = "12")]
+        Timer(super::TimerRow),
     }
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -262,6 +281,9 @@ pub struct HeadRow {
     /// Absent while the session takes commands.
     #[prost(message, optional, tag = "9")]
     pub frozen: ::core::option::Option<Frozen>,
+    /// When stale client keys are removed; absent while there are no keys.
+    #[prost(uint64, optional, tag = "10")]
+    pub keys_due_ms: ::core::option::Option<u64>,
 }
 /// Since when a session takes none, and by which command.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -359,6 +381,12 @@ pub struct KeyRow {
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct IndexRow {}
+/// A deadline that stands. When and about what stands in its key.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TimerRow {
+    #[prost(uint64, tag = "1")]
+    pub guard: u64,
+}
 /// What a group has applied: written in the batch of the rows and events that it covers.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Applied {

@@ -1,9 +1,11 @@
 //! Batches of commands: what a shard's log carries.
 
 use everwire_core::clock::Timestamp;
-use everwire_core::command::{Batch, Command, Control, Op};
+use everwire_core::command::{Batch, Command, Control, Fire, Op};
 use everwire_core::event::Draft;
+use everwire_core::ids::{SessionNo, Slot};
 use everwire_core::position::{RunEpoch, Seq};
+use everwire_core::row::{SessionKey, TimerKind};
 
 use super::{StorageError, damaged};
 use crate::event::{Source, draft_from, text};
@@ -38,6 +40,13 @@ pub(super) fn batch_from(batch: disk::Batch) -> Result<Batch, StorageError> {
 fn control_to(control: Control) -> disk::Control {
     let kind = match control {
         Control::RaiseRules { version } => DiskControl::RaiseRules(disk::RaiseRules { version }),
+        Control::Fire(fire) => DiskControl::Fire(disk::Fire {
+            slot: fire.session.slot.get().into(),
+            session_no: fire.session.session_no.0,
+            due_ms: fire.due.0,
+            kind: fire.kind.number().into(),
+            guard: fire.guard,
+        }),
         Control::Audit => DiskControl::Audit(disk::Audit {}),
     };
     disk::Control { kind: Some(kind) }
@@ -50,8 +59,24 @@ fn control_from(control: disk::Control) -> Result<Control, StorageError> {
             Ok(Control::RaiseRules { version })
         },
         Some(DiskControl::Audit(disk::Audit {})) => Ok(Control::Audit),
+        Some(DiskControl::Fire(fire)) => fire_from(fire).map(Control::Fire),
         None => Err(damaged("a control of no kind that is known")),
     }
+}
+
+fn fire_from(fire: disk::Fire) -> Result<Fire, StorageError> {
+    let slot = u16::try_from(fire.slot).ok().and_then(Slot::new);
+    let kind = u8::try_from(fire.kind).ok();
+    let kind = kind.and_then(TimerKind::of_number);
+    Ok(Fire {
+        session: SessionKey {
+            slot: slot.ok_or_else(|| damaged("a timer of no slot"))?,
+            session_no: SessionNo(fire.session_no),
+        },
+        due: Timestamp(fire.due_ms),
+        kind: kind.ok_or_else(|| damaged("a timer of no kind that is known"))?,
+        guard: fire.guard,
+    })
 }
 
 pub(crate) fn command_to(command: &Command) -> disk::Command {

@@ -5,7 +5,7 @@ use everwire_core::ids::{MessageId, PartId, SessionNo};
 use everwire_core::position::{Offset, RunEpoch, Seq};
 use everwire_core::row::{
     BatchRow, EpochRow, Frozen, HeadRow, InputRow, KeyRow, MessageRow, NameRow, PartRow, Row,
-    RunRow, RunState,
+    RunRow, RunState, TimerRow,
 };
 
 use super::command::{hash_from, hash_to};
@@ -51,6 +51,7 @@ pub(super) fn row_to(row: &Row) -> disk::Row {
             run_epoch: row.run_epoch.map_or(0, |epoch| epoch.0),
             time_ms: row.time.0,
         }),
+        Row::Timer(row) => DiskRow::Timer(disk::TimerRow { guard: row.guard }),
         Row::Index => DiskRow::Index(disk::IndexRow {}),
     };
     disk::Row { row: Some(row) }
@@ -93,6 +94,7 @@ pub(super) fn row_from(row: disk::Row) -> Result<Row, StorageError> {
                 run_epoch: (row.run_epoch != 0).then_some(RunEpoch(row.run_epoch)),
                 time: Timestamp(row.time_ms),
             }),
+            DiskRow::Timer(row) => Row::Timer(TimerRow { guard: row.guard }),
             DiskRow::Index(disk::IndexRow {}) => Row::Index,
         },
     )
@@ -112,6 +114,7 @@ fn head_to(row: &HeadRow) -> disk::HeadRow {
             time_ms: frozen.time.0,
             command: frozen.command.clone(),
         }),
+        keys_due_ms: row.keys_due.map(|due| due.0),
     }
 }
 
@@ -129,6 +132,7 @@ fn head_from(row: &disk::HeadRow) -> Result<HeadRow, StorageError> {
             time: Timestamp(frozen.time_ms),
             command: frozen.command.clone(),
         }),
+        keys_due: row.keys_due_ms.map(Timestamp),
     })
 }
 

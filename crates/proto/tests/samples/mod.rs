@@ -1,13 +1,14 @@
 //! What the golden files hold of commands and events.
 
 use bytes::Bytes;
-use everwire_core::ParticipantId;
 use everwire_core::clock::Timestamp;
-use everwire_core::command::{Batch, Command, Control, Op};
+use everwire_core::command::{Batch, Command, Control, Fire, Op};
 use everwire_core::event::{
     Author, Body, Data, Draft, MessageStatus, PartKind, ParticipantKind, Role,
 };
 use everwire_core::position::{Offset, RunEpoch, Seq};
+use everwire_core::row::{SessionKey, TimerKind};
+use everwire_core::{ParticipantId, SessionNo, Slot};
 use everwire_proto::event::{body_hash, signal_hash};
 
 pub(crate) fn offset(number: u64) -> Offset {
@@ -156,5 +157,17 @@ pub(crate) fn controls() -> Vec<(&'static str, Batch)> {
             of(Control::RaiseRules { version: 300 }),
         ),
         ("control-audit", of(Control::Audit)),
+        (
+            "control-fire",
+            of(Control::Fire(Fire {
+                session: SessionKey {
+                    slot: Slot::new(0x0abc).unwrap(),
+                    session_no: SessionNo(300),
+                },
+                due: Timestamp(1_700_086_400_043),
+                kind: TimerKind::StaleKeys,
+                guard: 300,
+            })),
+        ),
     ]
 }

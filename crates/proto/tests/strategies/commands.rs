@@ -2,13 +2,13 @@
 
 use everwire_core::clock::Timestamp;
 use everwire_core::command::{
-    Appended, Batch, CancelOutcome, Command, Control, Duplicate, Op, Outcome, Published,
+    Appended, Batch, CancelOutcome, Command, Control, Duplicate, Fire, Op, Outcome, Published,
 };
-use everwire_core::ids::{Namespace, SessionNo};
+use everwire_core::ids::{Namespace, SessionNo, Slot};
 use everwire_core::position::{RunEpoch, Seq};
 use everwire_core::row::{
     BatchRow, EpochRow, Frozen, HeadRow, InputRow, KeyRow, MessageRow, NameRow, PartRow, Row,
-    RunRow,
+    RunRow, SessionKey, TimerKind, TimerRow,
 };
 use proptest::collection::vec;
 use proptest::option;
@@ -72,6 +72,17 @@ fn control() -> impl Strategy<Value = Control> {
     prop_oneof![
         any::<u32>().prop_map(|version| Control::RaiseRules { version }),
         Just(Control::Audit),
+        (0..4096u16, any::<(u64, u64, u64)>()).prop_map(|(slot, (number, due, guard))| {
+            Control::Fire(Fire {
+                session: SessionKey {
+                    slot: Slot::new(slot).unwrap(),
+                    session_no: SessionNo(number),
+                },
+                due: Timestamp(due),
+                kind: TimerKind::StaleKeys,
+                guard,
+            })
+        }),
     ]
 }
 
@@ -171,8 +182,10 @@ fn head() -> impl Strategy<Value = HeadRow> {
         time: Timestamp(time),
         command,
     });
-    let head = (offset(), offset(), numbers, option::of(frozen));
-    head.prop_map(|(tail, trimmed, numbers, frozen)| HeadRow {
+    let due = any::<u64>().prop_map(Timestamp);
+    let rest = (option::of(frozen), option::of(due));
+    let head = (offset(), offset(), numbers, rest);
+    head.prop_map(|(tail, trimmed, numbers, (frozen, keys_due))| HeadRow {
         created: Timestamp(numbers.0),
         last_time: Timestamp(numbers.1),
         tail,
@@ -182,6 +195,7 @@ fn head() -> impl Strategy<Value = HeadRow> {
         day: numbers.4,
         people_today: numbers.5,
         frozen,
+        keys_due,
     })
 }
 
@@ -264,6 +278,7 @@ pub(crate) fn row() -> impl Strategy<Value = Row> {
             run_epoch,
             time: Timestamp(time)
         })),
+        any::<u64>().prop_map(|guard| Row::Timer(TimerRow { guard })),
         Just(Row::Index),
     ]
 }

@@ -1,11 +1,12 @@
 //! Sessions that take nothing: one command on them met a mistake of ours (RULES 3).
 
-use everwire_core::row::{Frozen, SessionKey};
+use everwire_core::row::{Frozen, Row, RowKey, SessionKey};
 use everwire_core::{Code, Outcome, Refusal};
 
 use super::Stop;
 use super::lookup::{Caller, Session, unknown_session};
 use super::overlay::Step;
+use super::txn::ViewError;
 
 /// What every command on a frozen session is answered, the one that froze it included.
 pub(super) fn refusal() -> Refusal {
@@ -13,27 +14,20 @@ pub(super) fn refusal() -> Refusal {
     Refusal::new(Code::Frozen, message)
 }
 
-/// Freezes the session of a command whose decision panicked, so that nothing is built on what
-/// the rules do not understand. Without a session there is nothing to freeze, and `None`.
+/// Freezes a session whose command or deadline panicked, so that nothing is built on what the
+/// rules do not understand. One that is frozen already keeps the blame where it is.
 pub(super) fn freeze(
     step: &mut Step<'_>,
-    caller: Caller,
+    session: SessionKey,
     command: &str,
-) -> Result<Option<SessionKey>, Stop> {
-    let time = step.time;
-    let Some(mut session) = Session::even_frozen(step, caller)? else {
-        return Ok(None);
-    };
-    // A command that froze it keeps the blame: what comes after it is refused before it is
-    // decided.
-    let frozen = session.head.frozen.take();
-    session.head.frozen = Some(frozen.unwrap_or_else(|| Frozen {
-        time,
-        command: command.to_owned(),
-    }));
-    let key = session.key;
-    session.save();
-    Ok(Some(key))
+) -> Result<(), ViewError> {
+    let (key, time) = (RowKey::Head(session), step.time);
+    let head = step.head(&key)?;
+    let mut head = head.ok_or_else(|| ViewError(format!("no head for {session:?}")))?;
+    let command = command.to_owned();
+    head.frozen.get_or_insert(Frozen { time, command });
+    step.put(key, Row::Head(head));
+    Ok(())
 }
 
 /// Lets the session take commands again; idempotent.

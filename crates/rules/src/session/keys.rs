@@ -1,12 +1,16 @@
 //! Client keys: the same key with the same body answers as the first time did, for 24 h of
 //! command time. Rows of their own, scoped to author and session.
 
-use everwire_core::limits::{KEY_TTL, STALE_KEYS_PER_COMMAND};
-use everwire_core::row::{KeyRow, Row, RowKey};
+use std::time::Duration;
+
+use everwire_core::limits::{KEY_TTL, STALE_KEYS_EVERY, STALE_KEYS_PER_FIRE};
+use everwire_core::row::{HeadRow, KeyRow, Row, RowKey, SessionKey, TimerKind, TimerRow};
 use everwire_core::{Code, Details, InputId, Key, Offset, Refusal, RunEpoch, RunId, Timestamp};
 
 use super::Stop;
 use super::lookup::Session;
+use super::overlay::Step;
+use super::txn::ViewError;
 
 /// What a key stands for. One digest over the kind of command and its body, so that a key used
 /// for a cancel cannot answer for an input. Digests are stored: the tags and the order of the
@@ -78,7 +82,7 @@ impl Session<'_, '_> {
         Ok(Some(row))
     }
 
-    /// Remembers what a key stands for from now on, and removes a few of the oldest stale keys.
+    /// Remembers what a key stands for from now on.
     pub(super) fn remember(
         &mut self,
         key: Key,
@@ -87,13 +91,8 @@ impl Session<'_, '_> {
         run_epoch: Option<RunEpoch>,
     ) -> Result<(), Stop> {
         let time = self.step.time;
-        for (then, author, name) in self.step.oldest_keys(self.key, STALE_KEYS_PER_COMMAND)? {
-            if !is_stale(time, then) {
-                break;
-            }
-            let age = RowKey::KeyAge(self.key, then, author.clone(), name.clone());
-            self.step.remove(age);
-            self.step.remove(RowKey::Key(self.key, author, name));
+        if self.head.keys_due.is_none() {
+            self.head.keys_due = Some(set_timer(self.step, self.key, stale_at(time), 0));
         }
         let row_key = self.key_key(&key);
         // A stale key that is used again loses its old place in the index, or the removal of
@@ -115,6 +114,48 @@ impl Session<'_, '_> {
     fn age_key(&self, time: Timestamp, key: Key) -> RowKey {
         RowKey::KeyAge(self.key, time, self.actor.participant.clone(), key)
     }
+}
+
+/// The first moment at which a key of then counts as absent.
+fn stale_at(then: Timestamp) -> Timestamp {
+    then.plus(KEY_TTL).plus(Duration::from_millis(1))
+}
+
+fn set_timer(step: &mut Step<'_>, session: SessionKey, due: Timestamp, guard: u64) -> Timestamp {
+    let key = RowKey::Timer(session, due, TimerKind::StaleKeys);
+    step.put(key, Row::Timer(TimerRow { guard }));
+    due
+}
+
+/// The deadline of a session's oldest keys has come: removes the stale ones, some at a time, and
+/// sets the next deadline while there are keys. The caller has taken the old one away, and
+/// writes the head.
+pub(super) fn sweep(
+    step: &mut Step<'_>,
+    session: SessionKey,
+    head: &mut HeadRow,
+    guard: u64,
+) -> Result<(), ViewError> {
+    let time = step.time;
+    let mut left = None;
+    let oldest = step.oldest_keys(session, STALE_KEYS_PER_FIRE + 1)?;
+    for (number, (then, author, name)) in oldest.into_iter().enumerate() {
+        if number == STALE_KEYS_PER_FIRE || !is_stale(time, then) {
+            left = Some(then);
+            break;
+        }
+        step.remove(RowKey::KeyAge(session, then, author.clone(), name.clone()));
+        step.remove(RowKey::Key(session, author, name));
+    }
+    head.keys_due = left.map(|oldest| {
+        let due = if is_stale(time, oldest) {
+            time
+        } else {
+            stale_at(oldest).max(time.plus(STALE_KEYS_EVERY))
+        };
+        set_timer(step, session, due, guard + 1)
+    });
+    Ok(())
 }
 
 pub(super) fn reused(offset: Offset, message: &str) -> Refusal {

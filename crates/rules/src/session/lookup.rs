@@ -109,6 +109,7 @@ impl<'s, 't> Session<'s, 't> {
             day: 0,
             people_today: 0,
             frozen: None,
+            keys_due: None,
         };
         let key = SessionKey { slot, session_no };
         step.put(RowKey::Head(key), Row::Head(head.clone()));

@@ -20,6 +20,7 @@ mod publish;
 pub mod resolve;
 mod run;
 mod seal;
+mod timer;
 pub mod txn;
 
 pub use guard::catches_panics;

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use everwire_core::row::{
     BatchRow, EpochRow, HeadRow, InputRow, KeyRow, MessageRow, NameRow, PartRow, Row, RowKey,
-    RowRange, RunRow, SessionKey,
+    RowRange, RunRow, SessionKey, TimerRow,
 };
 use everwire_core::{Event, Key, ParticipantId, Timestamp};
 
@@ -89,7 +89,8 @@ fn owner(key: &RowKey) -> Option<SessionKey> {
         | RowKey::Input(session, ..)
         | RowKey::Key(session, ..)
         | RowKey::KeyAge(session, ..)
-        | RowKey::LiveRun(session, ..) => Some(*session),
+        | RowKey::LiveRun(session, ..)
+        | RowKey::Timer(session, ..) => Some(*session),
     }
 }
 
@@ -219,6 +220,10 @@ impl<'t> Step<'t> {
     read!(
         /// A client key.
         key, Key, KeyRow
+    );
+    read!(
+        /// A deadline.
+        timer, Timer, TimerRow
     );
 
     /// A part, to be changed in place: the one row that each delta writes.

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use everwire_core::command::{Batch, Control};
+use everwire_core::command::{Batch, Control, Fire};
 use everwire_core::row::{Row, RowKey, RowRange, SessionKey};
 use everwire_core::{Code, Command, Event, Outcome, Refusal, Timestamp};
 
 use super::lookup::Caller;
 use super::overlay::{BatchTrace, Overlay, Step};
-use super::{self as session, Stop, freeze, guard};
+use super::{self as session, Stop, freeze, guard, timer};
 
 /// The newest rules that this build knows.
 pub const RULES_VERSION: u32 = 1;
@@ -133,7 +133,7 @@ impl<'v> Txn<'v> {
         self.known(self.state.rules_version)?;
         self.state.time = self.state.time.max(batch.stamp);
         for control in batch.control {
-            self.control(control)?;
+            self.control(batch.timeline, control)?;
         }
         let commands = batch.commands.into_iter();
         let outcomes = commands.map(|command| self.command(batch.timeline, command));
@@ -157,25 +157,52 @@ impl<'v> Txn<'v> {
             Some(Err(Stop::View(error))) => Err(error.into()),
             None => {
                 step.discard();
-                self.freeze(timeline, meant, word)
+                self.freeze_of(timeline, &meant, word)
             },
         }
     }
 
-    fn freeze(&mut self, timeline: u32, caller: Caller, word: &str) -> Result<Outcome, ApplyError> {
+    fn freeze_of(
+        &mut self,
+        timeline: u32,
+        caller: &Caller,
+        word: &str,
+    ) -> Result<Outcome, ApplyError> {
         let mut step = Step::new(self.view, &mut self.overlay, self.state.time, timeline);
-        match freeze::freeze(&mut step, caller, word) {
-            Ok(Some(session)) => {
+        let Some(name) = step.name(&caller.name_key())? else {
+            // There is nothing to freeze.
+            let message = "a command met a mistake of ours; it left nothing";
+            return Ok(Outcome::Refused(Refusal::new(Code::Internal, message)));
+        };
+        let session = SessionKey {
+            slot: caller.slot,
+            session_no: name.session_no,
+        };
+        self.freeze(timeline, session, word)?;
+        Ok(Outcome::Refused(freeze::refusal()))
+    }
+
+    fn freeze(&mut self, timeline: u32, session: SessionKey, word: &str) -> Result<(), ApplyError> {
+        let mut step = Step::new(self.view, &mut self.overlay, self.state.time, timeline);
+        freeze::freeze(&mut step, session, word)?;
+        step.commit();
+        self.frozen.push(session);
+        Ok(())
+    }
+
+    fn fire(&mut self, timeline: u32, fire: Fire) -> Result<(), ApplyError> {
+        let time = self.state.time;
+        let mut step = Step::new(self.view, &mut self.overlay, time, timeline);
+        match guard::decision(|| timer::fire(&mut step, fire)) {
+            Some(fired) => {
+                fired?;
                 step.commit();
-                self.frozen.push(session);
-                Ok(Outcome::Refused(freeze::refusal()))
+                Ok(())
             },
-            Ok(None) => {
-                let message = "a command met a mistake of ours; it left nothing";
-                Ok(Outcome::Refused(Refusal::new(Code::Internal, message)))
+            None => {
+                step.discard();
+                self.freeze(timeline, fire.session, "timer")
             },
-            Err(Stop::Refused(refusal)) => Ok(Outcome::Refused(refusal)),
-            Err(Stop::View(error)) => Err(error.into()),
         }
     }
 
@@ -197,12 +224,13 @@ impl<'v> Txn<'v> {
         }
     }
 
-    fn control(&mut self, control: Control) -> Result<(), ApplyError> {
+    fn control(&mut self, timeline: u32, control: Control) -> Result<(), ApplyError> {
         match control {
             Control::RaiseRules { version } => {
                 self.known(version)?;
                 self.state.rules_version = self.state.rules_version.max(version);
             },
+            Control::Fire(fire) => self.fire(timeline, fire)?,
             // Changes nothing: whoever applies the entry remembers its hash.
             Control::Audit => {},
         }

@@ -14,4 +14,5 @@ mod refusals;
 mod resends;
 mod resolve;
 mod rows;
+mod timers;
 mod world;

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use everwire_core::event::{Body, MessageStatus};
-use everwire_core::row::{Row, RowKey, SessionKey};
+use everwire_core::row::{Row, RowKey, SessionKey, TimerKind};
 use everwire_core::{Event, MessageId, Outcome, PartId, RunEpoch, RunId};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
@@ -313,7 +313,14 @@ fn check_rows(world: &World) {
                 assert_eq!(row.ended.is_some(), row.state.is_terminal());
                 check_open(world, *session, run);
             },
+            (RowKey::Timer(session, due, TimerKind::StaleKeys), Row::Timer(_)) => {
+                let head = world.rows.get(&RowKey::Head(*session));
+                let due = Some(*due);
+                assert!(matches!(head, Some(Row::Head(head)) if head.keys_due == due));
+            },
             (RowKey::KeyAge(session, time, by, name), Row::Index) => {
+                let head = world.rows.get(&RowKey::Head(*session));
+                assert!(matches!(head, Some(Row::Head(head)) if head.keys_due.is_some()));
                 let key = RowKey::Key(*session, by.clone(), name.clone());
                 let fresh =
                     matches!(world.rows.get(&key), Some(Row::Key(row)) if row.time == *time);

@@ -4,7 +4,7 @@ use everwire_core::command::{Duplicate, Published};
 use everwire_core::event::{Body, MessageStatus};
 use everwire_core::limits::{
     BATCH_EVENTS_MAX, BATCHES_REMEMBERED, KEY_TTL, LIVE_RUNS_MAX, OPEN_MESSAGES_MAX,
-    OPEN_PARTS_MAX, PEOPLE_PER_DAY_MAX, STALE_KEYS_PER_COMMAND,
+    OPEN_PARTS_MAX, PEOPLE_PER_DAY_MAX, STALE_KEYS_EVERY, STALE_KEYS_PER_FIRE,
 };
 use everwire_core::row::{RowKey, RunState};
 use everwire_core::{Offset, Op, Outcome, Seq};
@@ -25,7 +25,8 @@ fn the_bounds_are_those_of_rules_version_1() {
     assert_eq!(BATCHES_REMEMBERED, 256);
     assert_eq!(PEOPLE_PER_DAY_MAX, 10_000);
     assert_eq!(KEY_TTL.as_secs(), 24 * 3_600);
-    assert_eq!(STALE_KEYS_PER_COMMAND, 8);
+    assert_eq!(STALE_KEYS_PER_FIRE, 256);
+    assert_eq!(STALE_KEYS_EVERY.as_secs(), 3_600);
     assert_eq!(everwire_rules::RULES_VERSION, 1);
 }
 
@@ -59,6 +60,7 @@ fn kind(key: &RowKey) -> &'static str {
         RowKey::Key(..) => "key",
         RowKey::KeyAge(..) => "key age",
         RowKey::LiveRun(..) => "live run",
+        RowKey::Timer(..) => "timer",
     }
 }
 
@@ -198,86 +200,6 @@ fn a_place_is_exact_only_where_batches_stand_wall_to_wall() {
     assert_eq!(place(2, 2), (4, true));
     assert_eq!(place(3, 2), (6, false));
     assert_eq!(place(4, 1), (6, true));
-}
-
-#[test]
-fn stale_keys_go_eight_at_a_time_and_a_reused_one_stays() {
-    let mut world = World::default();
-    for number in 0..20 {
-        let key = format!("k{number:02}");
-        world.taken(post("ann", app("x"), Some(&key), number));
-    }
-    let rows = |world: &World, of: &str| {
-        let keys = world.rows.keys();
-        keys.filter(|key| kind(key) == of).count()
-    };
-    assert_eq!((rows(&world, "key"), rows(&world, "key age")), (20, 20));
-    let later = 24 * 3_600 * 1_000 + 1;
-    // The twentieth is used again: it counts as absent, gets a new place and stays.
-    let again = world.at(later, post("ann", app("y"), Some("k19"), 99));
-    assert!(matches!(
-        again,
-        Outcome::Posted {
-            duplicate: false,
-            ..
-        }
-    ));
-    assert_eq!((rows(&world, "key"), rows(&world, "key age")), (12, 12));
-    for number in 0..2 {
-        world.taken(post("bob", app("y"), Some(&format!("b{number}")), number));
-    }
-    assert_eq!((rows(&world, "key"), rows(&world, "key age")), (3, 3));
-    let known = world.taken(post("ann", app("y"), Some("k19"), 99));
-    assert!(matches!(
-        known,
-        Outcome::Posted {
-            duplicate: true,
-            ..
-        }
-    ));
-}
-
-#[test]
-fn stale_keys_go_the_same_inside_one_transaction() {
-    let later = 24 * 3_600 * 1_000 + 1;
-    let keyed = |prefix: &str, count| -> Vec<_> {
-        (0..count)
-            .map(|number| {
-                post(
-                    "ann",
-                    app("x"),
-                    Some(&format!("{prefix}{number:02}")),
-                    number,
-                )
-            })
-            .collect()
-    };
-    let (old, new) = (keyed("k", 30), keyed("n", 3));
-    let mut many = World::default();
-    for command in old.clone() {
-        many.run(command);
-    }
-    for command in new.clone() {
-        many.at(later, command);
-    }
-    // The old keys and their removal in one transaction; the old keys in the view and all
-    // removals in one transaction; the same with removals in two.
-    let (first, last) = new.split_at(1);
-    let (old, new) = (batch(0, old), batch(later, new.clone()));
-    let (first, last) = (batch(later, first.to_vec()), batch(later, last.to_vec()));
-    for transactions in [
-        vec![vec![old.clone(), new.clone()]],
-        vec![vec![old.clone()], vec![new]],
-        vec![vec![old], vec![first, last]],
-    ] {
-        let mut other = World::default();
-        for transaction in transactions {
-            other.apply(transaction);
-        }
-        assert_eq!(other, many);
-    }
-    let keys = many.rows.keys().filter(|key| kind(key) == "key").count();
-    assert_eq!(keys, 30 + 3 - 3 * STALE_KEYS_PER_COMMAND);
 }
 
 #[test]

@@ -116,7 +116,8 @@ pub(crate) fn owner(key: &RowKey) -> Option<SessionKey> {
         | RowKey::Input(session, ..)
         | RowKey::Key(session, ..)
         | RowKey::KeyAge(session, ..)
-        | RowKey::LiveRun(session, ..) => Some(*session),
+        | RowKey::LiveRun(session, ..)
+        | RowKey::Timer(session, ..) => Some(*session),
     }
 }
 

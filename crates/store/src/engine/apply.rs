@@ -4,10 +4,11 @@ use std::ops::{ControlFlow, Range};
 
 use bytes::Bytes;
 use everwire_core::clock::Timestamp;
+use everwire_core::command::Fire;
 use everwire_core::event::Event;
 use everwire_core::ids::{Namespace, SessionName, Slot};
 use everwire_core::position::Offset;
-use everwire_core::row::{NameRow, Row, RowKey, RowRange, SessionKey};
+use everwire_core::row::{NameRow, Row, RowKey, RowRange, SessionKey, TimerRow};
 use everwire_proto::{storage, storage_v1};
 
 use crate::disk::{Batch, Disk, Freed, Reads};
@@ -106,6 +107,31 @@ impl<D: Disk> Core<D> {
             Ok(go_on(found.len() < limit))
         });
         scanned.map_err(|error| error.of_rows(self.identity.group(session.slot)))?;
+        Ok(found)
+    }
+
+    /// See [`crate::Store::timers`].
+    pub(crate) fn timers(&self, group: u32, until: Timestamp) -> Result<Vec<Fire>, StoreError> {
+        let mut found = Vec::new();
+        let range = layout::slots_range(self.identity.slots(group));
+        let scanned = self.disk.scan(Family::Index, &range, &mut |bytes, value| {
+            let Key::Row(key) = Key::decode(Family::Index, bytes)? else {
+                return Err(damaged("a key of an index"));
+            };
+            if let RowKey::Timer(session, due, kind) = key
+                && due <= until
+                && let Row::Timer(TimerRow { guard }) = open_row(&key, bytes, value)?
+            {
+                found.push(Fire {
+                    session,
+                    due,
+                    kind,
+                    guard,
+                });
+            }
+            Ok(ControlFlow::Continue(()))
+        });
+        scanned.map_err(|error| error.of_rows(group))?;
         Ok(found)
     }
 
@@ -214,7 +240,8 @@ fn slot_of(key: &RowKey) -> Slot {
         | RowKey::Input(session, ..)
         | RowKey::Key(session, ..)
         | RowKey::KeyAge(session, ..)
-        | RowKey::LiveRun(session, ..) => session.slot,
+        | RowKey::LiveRun(session, ..)
+        | RowKey::Timer(session, ..) => session.slot,
     }
 }
 
@@ -234,6 +261,7 @@ fn open_row(key: &RowKey, bytes: &[u8], value: &[u8]) -> Result<Row, StoreError>
             | (RowKey::Part(..), Row::Part(_))
             | (RowKey::Input(..), Row::Input(_))
             | (RowKey::Key(..), Row::Key(_))
+            | (RowKey::Timer(..), Row::Timer(_))
             | (RowKey::KeyAge(..) | RowKey::LiveRun(..), Row::Index)
     );
     if right {

@@ -31,6 +31,8 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
+use everwire_core::clock::Timestamp;
+use everwire_core::command::Fire;
 use everwire_core::event::Event;
 use everwire_core::ids::{Namespace, NodeId, SessionName, ShardId, Slot};
 use everwire_core::position::Offset;
@@ -303,6 +305,10 @@ impl<D: Disk> Store for Engine<D> {
 
     fn scan(&self, range: RowRange, limit: usize) -> Result<Vec<RowKey>, StoreError> {
         self.core.scan(range, limit)
+    }
+
+    fn timers(&self, group: u32, until: Timestamp) -> Result<Vec<Fire>, StoreError> {
+        self.core.timers(group, until)
     }
 
     fn names(

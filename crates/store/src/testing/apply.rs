@@ -9,7 +9,7 @@ use everwire_core::ids::{
 use everwire_core::position::{Offset, RunEpoch, Seq};
 use everwire_core::row::{
     BatchRow, EpochRow, InputRow, KeyRow, MessageRow, NameRow, PartRow, Row, RowKey, RowRange,
-    RunRow, RunState, SessionKey,
+    RunRow, RunState, SessionKey, TimerKind, TimerRow,
 };
 use everwire_proto::{storage, storage_v1};
 
@@ -121,6 +121,10 @@ pub(super) fn rows_of(session: SessionKey) -> Vec<(RowKey, Row)> {
         ),
         (RowKey::KeyAge(session, Timestamp(5), ann, key), Row::Index),
         (RowKey::LiveRun(session, run), Row::Index),
+        (
+            RowKey::Timer(session, Timestamp(9), TimerKind::StaleKeys),
+            Row::Timer(TimerRow { guard: 3 }),
+        ),
     ]
 }
 
@@ -263,6 +267,24 @@ fn scans_are_in_key_order_and_bounded(bed: &Harness) {
         ordered[..2]
     );
     assert!(store.scan(RowRange::KeyAges(here), 0).unwrap().is_empty());
+    let due = |time| store.timers(0, Timestamp(time)).unwrap();
+    let mut write = write_of(2);
+    for (session, time, guard) in [(here, 30, 7), (other, 20, 8), (other, 300, 9)] {
+        let key = RowKey::Timer(session, Timestamp(time), TimerKind::StaleKeys);
+        write.rows.insert(key, Some(Row::Timer(TimerRow { guard })));
+    }
+    store.write(0, write).unwrap();
+    let guards = |time| {
+        due(time)
+            .iter()
+            .map(|timer| timer.guard)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(guards(19), [0_u64; 0]);
+    assert_eq!(guards(20), [8]);
+    assert_eq!(guards(300), [7, 8, 9]);
+    assert_eq!(due(20)[0].session, other);
+    assert_eq!(store.timers(1, Timestamp(300)).unwrap(), []);
     let live = store.scan(RowRange::LiveRuns(here), 99).unwrap();
     let runs = ["r1", "r10", "r2"].map(|run| RowKey::LiveRun(here, RunId::parse(run).unwrap()));
     assert_eq!(live, runs);

@@ -295,6 +295,7 @@ pub fn head(tail: u64) -> Row {
         day: 19_000,
         people_today: 1,
         frozen: None,
+        keys_due: None,
     })
 }
 
