@@ -1,8 +1,6 @@
 //! Client keys: the same key with the same body answers as the first time did, for 24 h of
 //! command time. Rows of their own, scoped to author and session.
 
-use std::time::Duration;
-
 use everwire_core::limits::{KEY_TTL, STALE_KEYS_EVERY, STALE_KEYS_PER_FIRE};
 use everwire_core::row::{HeadRow, KeyRow, Row, RowKey, SessionKey, TimerKind, TimerRow};
 use everwire_core::{Code, Details, InputId, Key, Offset, Refusal, RunEpoch, RunId, Timestamp};
@@ -118,7 +116,7 @@ impl Session<'_, '_> {
 
 /// The first moment at which a key of then counts as absent.
 fn stale_at(then: Timestamp) -> Timestamp {
-    then.plus(KEY_TTL).plus(Duration::from_millis(1))
+    Timestamp(then.plus(KEY_TTL).0.saturating_add(1))
 }
 
 fn set_timer(step: &mut Step<'_>, session: SessionKey, due: Timestamp, guard: u64) -> Timestamp {
