@@ -176,6 +176,10 @@ pub const SPACE_LOOK_EVERY: Duration = Duration::from_secs(1);
 pub const BALLAST_BYTES_MAX: u64 = 64 << 20;
 /// Log that is kept for a follower that lags or is dead, bytes.
 pub const LOG_KEPT_BYTES_MAX: u64 = 4 << 30;
+/// The same as a time: a follower that was silent for longer gets a snapshot when it is back.
+pub const LOG_KEPT_FOR: Duration = Duration::from_secs(3600);
+/// A node whose wall clock is further than this off the median of its peers leads nothing.
+pub const CLOCK_OFF_MAX: Duration = Duration::from_millis(500);
 
 /// A client's single call is retried for so long before its last refusal is the answer.
 pub const CALL_WITHIN: Duration = Duration::from_secs(15);

@@ -4,9 +4,10 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use everwire_core::{Clock, Code, Random};
-use everwire_shard::{OpenError, PeerTls, StoreError};
+use everwire_shard::{Kept, OpenError, PeerTls, StoreError};
 
 /// What a node is told at its start.
 pub struct NodeConfig {
@@ -31,6 +32,10 @@ pub struct NodeConfig {
     pub shards: u32,
     /// The other nodes; `None` for a cluster of one.
     pub peers: Option<PeerOptions>,
+    /// How much log is kept for nodes that lag or are away.
+    pub kept: Kept,
+    /// Un-flushed apply that is older than this is flushed.
+    pub flush_every: Duration,
     /// Wall clock and monotonic clock.
     pub clock: Arc<dyn Clock>,
     /// Mints the cluster's id, if none is given.

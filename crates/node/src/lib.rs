@@ -16,10 +16,10 @@ mod server;
 mod service;
 
 pub use config::{NodeConfig, NodeError, PeerOptions, Tls};
-pub use everwire_shard::PeerTls;
 pub use everwire_shard::catches_panics;
 #[cfg(feature = "test-poison")]
 pub use everwire_shard::poison;
+pub use everwire_shard::{Kept, PeerTls};
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -82,9 +82,11 @@ impl Node {
             .map(|peers| peers::listen(peers, config.insecure))
             .transpose()?;
         let peer_addr = peers.as_ref().map(|(addr, _)| *addr);
+        let mut options = OpenOptions::new(Arc::clone(&config.on_fatal));
+        options.flush_every = config.flush_every;
         let disk = Directory {
             path: config.data.clone(),
-            options: OpenOptions::new(Arc::clone(&config.on_fatal)),
+            options,
         };
         let shards = ShardSet::start(
             Arc::new(disk),
@@ -96,6 +98,7 @@ impl Node {
                 peers: peers.map(|(_, peers)| peers),
                 cluster: config.cluster.clone(),
                 shards: config.shards,
+                kept: config.kept,
             },
         )
         .await?;

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use everwire_core::limits::{ATTEMPT_WITHIN, HAND_OVER_WITHIN};
+use everwire_core::limits::{APPLY_THREADS_MAX, ATTEMPT_WITHIN, HAND_OVER_WITHIN};
 use everwire_core::{Clock, Code, Command, Namespace, NodeId, Refusal, SessionName, ShardId, Slot};
 use everwire_proto::internal_v1 as wire;
+use everwire_rules::RULES_VERSION;
 use everwire_store::Store;
 use openraft::ReadPolicy;
 use openraft::async_runtime::WatchReceiver;
@@ -25,7 +26,7 @@ use crate::raft::log::Log;
 use crate::raft::machine::{Alive, Machine, MarkerBound};
 use crate::raft::types::{Peer, Raft};
 use crate::reads::Reads;
-use crate::set::{OnFatal, OpenError};
+use crate::set::{OnFatal, OpenError, ShardSetConfig};
 use crate::support::Support;
 
 /// How long a group of one voter may take to lead and to apply its log when it is opened: as
@@ -51,6 +52,33 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
+    /// For the groups on a store.
+    pub(crate) fn new(
+        store: Arc<dyn Store>,
+        config: &ShardSetConfig,
+        links: Arc<Links>,
+        alive: Alive,
+    ) -> Result<Self, OpenError> {
+        let identity = store.identity();
+        let node = identity.node;
+        let groups = usize::try_from(identity.shards).expect("32 bits fit");
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let threads = ApplyThreads::start(threads.min(APPLY_THREADS_MAX).min(groups), groups + 1);
+        Ok(Self {
+            reads: Reads::new(store.clone()),
+            store,
+            beats: Arc::new(Beats::new(links.clone(), config.clock.clone())),
+            forwards: Arc::new(Forwards::new(links.clone())),
+            links,
+            clock: config.clock.clone(),
+            on_fatal: config.on_fatal.clone(),
+            threads: threads.map_err(OpenError::Threads)?,
+            budget: Arc::<Budget>::default(),
+            support: Arc::new(Support::new(node, RULES_VERSION)),
+            alive: Mutex::new(Some(alive)),
+        })
+    }
+
     fn alive(&self) -> Result<Alive, String> {
         let alive = self.alive.lock().expect("no panic happens under this lock");
         alive

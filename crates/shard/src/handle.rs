@@ -122,6 +122,7 @@ impl ShardHandle {
         if let Some(shard) = &self.local
             && shard.leadership.leads()
         {
+            self.host.check_space(&command)?;
             return shard.lanes.admit(command);
         }
         if self.host.door.is_draining() {

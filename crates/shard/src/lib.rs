@@ -26,6 +26,7 @@ mod reads;
 mod rows;
 mod run_watch;
 mod set;
+mod space;
 mod steward;
 mod subscription;
 mod support;
@@ -41,6 +42,7 @@ pub use everwire_store::{Identity, OpenOptions, Store, StoreError};
 pub use handle::{AttachRequest, Attached, ShardHandle, ShardStatus};
 pub use lanes::Pending;
 pub use peer::{Dial, Incoming, Io, PeerTls, Peers};
+pub use purge::Kept;
 pub use reads::{Listed, Page, RunInfo, SessionInfo};
 pub use run_watch::RunWatch;
 #[cfg(feature = "rocks")]

@@ -5,29 +5,28 @@ use std::convert::Infallible;
 use std::sync::{Arc, RwLock};
 
 use everwire_core::ids::META_GROUP;
-use everwire_core::limits::{APPLY_THREADS_MAX, DRAIN_WITHIN};
+use everwire_core::limits::DRAIN_WITHIN;
 use everwire_core::topology::Topology;
-use everwire_core::{Clock, Code, Namespace, NodeId, Random, Refusal, SessionName, ShardId, Slot};
+use everwire_core::{
+    Clock, Code, Command, Namespace, NodeId, Random, Refusal, SessionName, ShardId, Slot,
+};
 use everwire_proto::internal_v1 as wire;
-use everwire_rules::RULES_VERSION;
 use everwire_store::{Identity, Store, StoreError};
 use futures_util::future::join_all;
 use tokio::sync::{Mutex, mpsc};
 use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::apply::ApplyThreads;
 use crate::entrance::{Entrance, on_disk};
-use crate::feed::Budget;
 use crate::formation::{self, About};
 use crate::group::{Shard, Shared, Tasks};
 use crate::handle::ShardHandle;
 use crate::meta::Meta;
-use crate::peer::{Beats, Door, Forwards, GroupEntry, Peers, Phase};
-use crate::purge;
-use crate::reads::Reads;
+use crate::peer::{Door, GroupEntry, Peers, Phase};
+use crate::purge::{self, Kept};
+use crate::space;
 use crate::steward;
-use crate::support::Support;
 
 pub use everwire_store::OnFatal;
 
@@ -48,6 +47,8 @@ pub struct ShardSetConfig {
     pub cluster: Option<String>,
     /// Shards of a new cluster.
     pub shards: u32,
+    /// How much log is kept for members that lag or are away.
+    pub kept: Kept,
 }
 
 /// Where a node's store comes from.
@@ -168,6 +169,8 @@ pub(crate) struct Host {
     pub(crate) formation: Option<wire::Formation>,
     shards: RwLock<BTreeMap<u32, Arc<Shard>>>,
     tasks: Mutex<BTreeMap<u32, Tasks>>,
+    pub(crate) kept: Kept,
+    pub(crate) started: Instant,
     /// What the other nodes said last.
     reports: RwLock<BTreeMap<NodeId, wire::ReportResponse>>,
     pub(crate) stop: CancellationToken,
@@ -278,6 +281,24 @@ impl Host {
         Some(NodeId(newest.leader))
     }
 
+    /// Refuses what the disks have no room for: this one, or those of so many others that a
+    /// majority is full. Deletes are always taken (RULES 35).
+    pub(crate) fn check_space(&self, command: &Command) -> Result<(), Refusal> {
+        self.door.check_space(command)?;
+        let reports = self
+            .reports
+            .read()
+            .expect("no panic happens under this lock");
+        let full = |report: &&wire::ReportResponse| space::refuses(report.space, command);
+        let others = reports.values().filter(full).count();
+        drop(reports);
+        let nodes = self.shared.links.known().len().max(1);
+        if 2 * others > nodes {
+            return Err(space::full());
+        }
+        Ok(())
+    }
+
     /// Whether a node was heard lately; this node always is.
     pub(crate) fn is_alive(&self, node: NodeId, within: std::time::Duration) -> bool {
         let silent = self.shared.links.silent_for(node.0);
@@ -344,24 +365,8 @@ impl ShardSet {
             formation: formation.clone(),
         });
         entrance.door.set_store(Some(store.clone()));
-        let groups = usize::try_from(identity.shards).expect("32 bits fit");
-        let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        let threads = ApplyThreads::start(threads.min(APPLY_THREADS_MAX).min(groups), groups + 1);
         let (alive, released) = mpsc::channel(1);
-        let links = entrance.links.clone();
-        let shared = Shared {
-            reads: Reads::new(store.clone()),
-            store,
-            beats: Arc::new(Beats::new(links.clone(), config.clock.clone())),
-            forwards: Arc::new(Forwards::new(links.clone())),
-            links,
-            clock: config.clock.clone(),
-            on_fatal: config.on_fatal.clone(),
-            threads: threads.map_err(OpenError::Threads)?,
-            budget: Arc::<Budget>::default(),
-            support: Arc::new(Support::new(identity.node, RULES_VERSION)),
-            alive: std::sync::Mutex::new(Some(alive)),
-        };
+        let shared = Shared::new(store, &config, entrance.links.clone(), alive)?;
         let stop = CancellationToken::new();
         let voters = formation.as_ref().map(formation::voters);
         let (meta, meta_tasks) = Meta::open(&shared, voters, stop.clone()).await?;
@@ -381,6 +386,8 @@ impl ShardSet {
             formation,
             shards: RwLock::default(),
             tasks: Mutex::default(),
+            kept: config.kept,
+            started: Instant::now(),
             reports: RwLock::default(),
             stop,
         });
@@ -468,7 +475,7 @@ impl ShardSet {
         };
         self.flush().await.map_err(failed)?;
         for shard in self.host.hosted() {
-            purge::purge(&purge::Purged::of(&shard))
+            purge::purge(&purge::Purged::of(&self.host, &shard))
                 .await
                 .map_err(failed)?;
         }

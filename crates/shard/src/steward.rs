@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use everwire_core::ids::META_GROUP;
 use everwire_core::limits::{
-    ATTEMPT_WITHIN, BALANCE_AFTER, DEAD_AFTER, HAND_OVER_WITHIN, REPORT_EVERY,
+    ATTEMPT_WITHIN, BALANCE_AFTER, CLOCK_OFF_MAX, DEAD_AFTER, HAND_OVER_WITHIN, REPORT_EVERY,
 };
 use everwire_core::topology::{Change, Topology};
 use everwire_core::{Code, NodeId, Refusal, ShardId};
@@ -236,6 +236,10 @@ async fn leading(host: Arc<Host>) {
         if host.door.is_draining() {
             continue;
         }
+        if leads_nothing(&host) {
+            hand_over_all(&host).await;
+            continue;
+        }
         form(&host).await;
         let topology = host.meta.topology();
         if !topology.is_formed() {
@@ -259,6 +263,21 @@ async fn leading(host: Arc<Host>) {
             }
         }
     }
+}
+
+/// Whether this node's clock is so far off its peers' that it should stamp no entry (RULES 6).
+fn leads_nothing(host: &Host) -> bool {
+    let ahead = host.shared.links.clock_ahead();
+    let limit = i64::try_from(CLOCK_OFF_MAX.as_millis()).unwrap_or(i64::MAX);
+    let off = ahead.is_some_and(|ahead| ahead.abs() > limit);
+    if off {
+        tracing::error!(
+            ?ahead,
+            "this node's clock is off its peers': it leads nothing"
+        );
+    }
+    host.door.set_clock_off(off);
+    off
 }
 
 fn log_step(group: u32, step: Result<bool, String>) {

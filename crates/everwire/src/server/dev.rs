@@ -4,9 +4,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::Args;
-use everwire_core::limits::{EDGE_DRAIN_MIN, SHARDS_DEFAULT};
+use everwire_core::limits::{EDGE_DRAIN_MIN, FLUSH_EVERY, SHARDS_DEFAULT};
 use everwire_edge::{Edge, EdgeConfig};
-use everwire_node::{Node, NodeConfig};
+use everwire_node::{Kept, Node, NodeConfig};
 use everwire_proto::token::Verifier;
 use prometheus_client::registry::Registry;
 use serde::{Deserialize, Serialize};
@@ -117,6 +117,8 @@ pub(crate) async fn run(
         insecure: config.insecure,
         shards: SHARDS_DEFAULT,
         peers: None,
+        kept: Kept::default(),
+        flush_every: FLUSH_EVERY,
         clock: clock.clone(),
         random: random.clone(),
         on_fatal: on_fatal(),

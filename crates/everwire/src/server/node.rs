@@ -2,10 +2,11 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
-use everwire_core::limits::SHARDS_DEFAULT;
-use everwire_node::{Node, NodeConfig, PeerOptions, PeerTls, Tls};
+use everwire_core::limits::{FLUSH_EVERY, LOG_KEPT_BYTES_MAX, LOG_KEPT_FOR, SHARDS_DEFAULT};
+use everwire_node::{Kept, Node, NodeConfig, PeerOptions, PeerTls, Tls};
 use prometheus_client::registry::Registry;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
@@ -77,6 +78,18 @@ pub(crate) struct NodeFlags {
     #[arg(long, env = "EVERWIRE_NODE_PEER_KEY", value_name = "FILE")]
     #[serde(skip_serializing_if = "Option::is_none")]
     peer_key: Option<PathBuf>,
+    /// Log kept for nodes that lag or are away, bytes
+    #[arg(long, env = "EVERWIRE_NODE_LOG_KEPT", value_name = "BYTES")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    log_kept: Option<u64>,
+    /// How long a node may be away before its log is not kept any more, seconds
+    #[arg(long, env = "EVERWIRE_NODE_LOG_KEPT_FOR", value_name = "SECONDS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    log_kept_for: Option<u64>,
+    /// How old un-flushed events may be, seconds
+    #[arg(long, env = "EVERWIRE_NODE_FLUSH_EVERY", value_name = "SECONDS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    flush_every: Option<u64>,
     /// Health and metrics; port 0 picks one
     #[arg(long, env = "EVERWIRE_NODE_ADMIN", value_name = "ADDR")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -124,6 +137,9 @@ pub(crate) struct NodeOptions {
     peer_cert: Option<PathBuf>,
     #[serde(skip_serializing_if = "Option::is_none")]
     peer_key: Option<PathBuf>,
+    log_kept: u64,
+    log_kept_for: u64,
+    flush_every: u64,
     admin: SocketAddr,
     #[serde(skip_serializing_if = "Option::is_none")]
     auth_key: Option<PathBuf>,
@@ -150,6 +166,9 @@ impl Default for NodeOptions {
             peer_ca: None,
             peer_cert: None,
             peer_key: None,
+            log_kept: LOG_KEPT_BYTES_MAX,
+            log_kept_for: LOG_KEPT_FOR.as_secs(),
+            flush_every: FLUSH_EVERY.as_secs(),
             admin: loopback(7402),
             auth_key: None,
             tls_cert: None,
@@ -221,6 +240,11 @@ pub(crate) async fn run(
         listener: None,
         advertise: config.advertise.clone(),
         peers: config.peers()?,
+        kept: Kept {
+            bytes: config.log_kept,
+            time: Duration::from_secs(config.log_kept_for),
+        },
+        flush_every: Duration::from_secs(config.flush_every.max(1)),
         auth_key: read_file("--auth-key", auth_key)?,
         tls: tls.map(|(cert_pem, key_pem)| Tls { cert_pem, key_pem }),
         insecure: config.insecure,

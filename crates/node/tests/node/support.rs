@@ -12,7 +12,7 @@ use everwire_core::grant::Claims;
 use everwire_core::{
     Clock, Code, Namespace, ParticipantId, ParticipantKind, Random, Refusal, Timestamp,
 };
-use everwire_node::{Node, NodeConfig, NodeError};
+use everwire_node::{Kept, Node, NodeConfig, NodeError};
 use everwire_proto::refusal::{from_error, from_status};
 use everwire_proto::token::{Signer, allow};
 use everwire_proto::v1;
@@ -78,6 +78,8 @@ pub(crate) struct TestNode {
 pub(crate) fn config(data: &Path) -> NodeConfig {
     NodeConfig {
         peers: None,
+        kept: Kept::default(),
+        flush_every: everwire_core::limits::FLUSH_EVERY,
         data: data.to_owned(),
         cluster: None,
         grpc: "127.0.0.1:0".parse().unwrap(),

@@ -310,6 +310,9 @@ pub struct ReportResponse {
     /// The callee is about to stop: nobody should give it anything.
     #[prost(bool, tag = "4")]
     pub draining: bool,
+    /// How full the callee's disk is: 0 plenty of room, 1 agents are refused, 2 people too.
+    #[prost(uint32, tag = "5")]
+    pub space: u32,
 }
 /// How one replica stands on the node that reports.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

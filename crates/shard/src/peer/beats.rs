@@ -79,7 +79,7 @@ async fn carry(
         while let Ok(next) = beats.try_recv() {
             together.push(next);
         }
-        let (links, now) = (links.clone(), clock.now());
+        let (links, clock, now) = (links.clone(), clock.clone(), clock.now());
         // A node that keeps silent must not hold up the next message to it.
         tokio::spawn(async move {
             let (requests, answers): (Vec<_>, Vec<_>) = together
@@ -95,8 +95,13 @@ async fn carry(
             };
             let sent = tokio::time::timeout(BEAT_WITHIN, client.beat(message)).await;
             if let Ok(Ok(response)) = sent {
+                let response = response.into_inner();
                 links.heard(node);
-                for (answer, told) in answers.into_iter().zip(response.into_inner().answers) {
+                // Between the two looks at our clock, somewhere in the middle.
+                let middle = u64::midpoint(now.0, clock.now().0);
+                let ahead = i128::from(response.time_ms) - i128::from(middle);
+                links.note_clock(node, i64::try_from(ahead).unwrap_or(i64::MAX));
+                for (answer, told) in answers.into_iter().zip(response.answers) {
                     // The group stopped meanwhile.
                     let _ = answer.send(told);
                 }

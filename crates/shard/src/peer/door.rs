@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, RwLock};
 
-use everwire_core::{Clock, Code, NodeId, Refusal};
+use everwire_core::{Clock, Code, Command, NodeId, Refusal};
 use everwire_proto::internal_v1 as wire;
 use everwire_store::Store;
 use openraft::async_runtime::WatchReceiver;
@@ -16,6 +16,7 @@ use crate::group::Shard;
 use crate::leadership::Leadership;
 use crate::meta::Meta;
 use crate::raft::types::Raft;
+use crate::space;
 
 /// How far a node is on its way into a cluster.
 #[derive(Clone, Debug)]
@@ -85,6 +86,7 @@ pub(crate) struct Door {
     store: Mutex<Option<Arc<dyn Store>>>,
     pub(crate) meta: OnceLock<Arc<Meta>>,
     draining: AtomicBool,
+    clock_off: AtomicBool,
 }
 
 impl Door {
@@ -98,6 +100,7 @@ impl Door {
             store: Mutex::new(None),
             meta: OnceLock::new(),
             draining: AtomicBool::new(false),
+            clock_off: AtomicBool::new(false),
         }
     }
 
@@ -132,6 +135,30 @@ impl Door {
     /// Whether the node is about to stop.
     pub(crate) fn is_draining(&self) -> bool {
         self.draining.load(Ordering::SeqCst)
+    }
+
+    /// Whether this node's wall clock is far off its peers': it should lead nothing.
+    pub(crate) fn set_clock_off(&self, off: bool) {
+        self.clock_off.store(off, Ordering::SeqCst);
+    }
+
+    /// See [`Door::set_clock_off`].
+    pub(super) fn clock_is_off(&self) -> bool {
+        self.clock_off.load(Ordering::SeqCst)
+    }
+
+    /// How full this node's disk is, as a report carries it.
+    pub(super) fn space(&self) -> u32 {
+        let store = self.store();
+        store.map_or(0, |store| space::number(store.space().level))
+    }
+
+    /// Refuses what this node's disk has no room for.
+    pub(crate) fn check_space(&self, command: &Command) -> Result<(), Refusal> {
+        if space::refuses(self.space(), command) {
+            return Err(space::full());
+        }
+        Ok(())
     }
 
     /// How the replicas of this node stand.

@@ -18,6 +18,9 @@ use tower::service_fn;
 
 use super::dial::{Dial, PeerTls};
 
+/// A peer's clock counts for so long after it was heard.
+const CLOCKS_FRESH: Duration = Duration::from_secs(5);
+
 /// What a connection carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Line {
@@ -90,6 +93,8 @@ struct State {
     channels: BTreeMap<(String, Line), Channel>,
     /// When a node was last heard.
     heard: BTreeMap<u64, Instant>,
+    /// How far each node's wall clock is ahead of this one's, milliseconds, and since when.
+    clocks: BTreeMap<u64, (i64, Instant)>,
 }
 
 impl Links {
@@ -112,6 +117,7 @@ impl Links {
                 client_addrs: BTreeMap::new(),
                 channels: BTreeMap::new(),
                 heard: BTreeMap::new(),
+                clocks: BTreeMap::new(),
             }),
         }
     }
@@ -155,6 +161,24 @@ impl Links {
     /// A node was heard just now.
     pub(crate) fn heard(&self, node: u64) {
         self.lock().heard.insert(node, Instant::now());
+    }
+
+    /// A node's wall clock is so far ahead of this one's, milliseconds.
+    pub(crate) fn note_clock(&self, node: u64, ahead: i64) {
+        self.lock().clocks.insert(node, (ahead, Instant::now()));
+    }
+
+    /// How far the peers' clocks are ahead of this one's, by their median: of an even number,
+    /// the middle one that is nearer to this node's. `None`: none has told of late.
+    pub(crate) fn clock_ahead(&self) -> Option<i64> {
+        let state = self.lock();
+        let fresh = state.clocks.values();
+        let fresh = fresh.filter(|(_, at)| at.elapsed() < CLOCKS_FRESH);
+        let mut ahead: Vec<i64> = fresh.map(|(ahead, _)| *ahead).collect();
+        ahead.sort_unstable();
+        let middle = ahead.len().checked_sub(1)? / 2;
+        let (low, high) = (ahead.get(middle)?, ahead.get(ahead.len() / 2)?);
+        Some(if low.abs() < high.abs() { *low } else { *high })
     }
 
     /// How long a node has been silent; `None`: it was never heard.

@@ -238,7 +238,8 @@ impl Peer for Service {
             version,
             replicas: self.0.replicas(),
             rules: everwire_rules::RULES_VERSION,
-            draining: self.0.is_draining(),
+            draining: self.0.is_draining() || self.0.clock_is_off(),
+            space: self.0.space(),
         }))
     }
 
@@ -390,6 +391,7 @@ fn admit(door: &Door, request: wire::SubmitRequest) -> Result<Pending, Refusal> 
         let message = format!("the session does not belong to shard {shard}");
         return Err(Refusal::new(Code::Internal, message));
     }
+    door.check_space(&command)?;
     // Never on to somebody else: one hop (RULES 38).
     shard.admit(command)
 }

@@ -11,7 +11,7 @@ use everwire_core::{
     ParticipantId, ParticipantKind, Random, Refusal, RunEpoch, RunId, Seq, SessionName, Timestamp,
 };
 use everwire_shard::{
-    Answer, AttachRequest, Attached, Delivery, Identity, OpenError, OpenOptions, Pending,
+    Answer, AttachRequest, Attached, Delivery, Identity, Kept, OpenError, OpenOptions, Pending,
     ShardHandle, ShardSet, ShardSetConfig, Subscription,
 };
 use everwire_store::sim::{SimDisk, SimStore};
@@ -83,6 +83,7 @@ impl World {
             peers: None,
             cluster: None,
             shards: self.shards,
+            kept: Kept::default(),
         }
     }
 
