@@ -6,8 +6,8 @@ use std::time::Duration;
 use everwire_core::command::CancelOutcome;
 use everwire_core::limits::GRPC_ANSWER_BYTES_MAX;
 use everwire_core::{
-    Code, Draft, InputId, Key, Kind, Namespace, Offset, Refusal, RunEpoch, RunId, Seq,
-    SessionEpoch, SessionName,
+    Code, Draft, InputId, Key, Kind, Namespace, NodeId, Offset, Refusal, RunEpoch, RunId, Seq,
+    SessionEpoch, SessionName, ShardId,
 };
 use everwire_proto::v1;
 use everwire_proto::v1::attach_client::AttachClient;
@@ -189,6 +189,38 @@ impl Client {
                 .unary(Lane::People, Aim::Anywhere, request, call)
                 .await?,
         ))
+    }
+
+    /// Hands the leadership of a shard to a node, or to whichever of its replicas is best.
+    /// Answers who leads then.
+    pub async fn transfer_leader(
+        &self,
+        shard: ShardId,
+        to: Option<NodeId>,
+    ) -> Result<NodeId, Refusal> {
+        let request = v1::TransferRequest {
+            shard: shard.0,
+            to: to.map_or(0, |node| node.0),
+        };
+        let call =
+            |channel, request| async move { ClusterClient::new(channel).transfer(request).await };
+        let answer = self
+            .caller
+            .unary(Lane::People, Aim::Anywhere, request, call);
+        Ok(NodeId(answer.await?.leader))
+    }
+
+    /// Moves everything that a node holds to other nodes, then lets it go for ever. Answers the
+    /// version of the topology that says so; the moves follow it.
+    pub async fn replace_node(&self, node: NodeId) -> Result<u64, Refusal> {
+        let request = v1::ReplaceNodeRequest { node: node.0 };
+        let call = |channel, request| async move {
+            ClusterClient::new(channel).replace_node(request).await
+        };
+        let answer = self
+            .caller
+            .unary(Lane::People, Aim::Anywhere, request, call);
+        Ok(answer.await?.version)
     }
 
     /// A run.

@@ -53,10 +53,12 @@ enum Cmd {
         after_help = "Example:\n  everwire token --new-key auth.key\n  everwire node --data ./node --auth-key auth.key.pub"
     )]
     Node {
+        #[command(subcommand)]
+        command: Option<command::cluster::NodeCommand>,
         #[command(flatten)]
         sources: Sources,
         #[command(flatten)]
-        flags: server::node::NodeFlags,
+        flags: Box<server::node::NodeFlags>,
         #[command(flatten)]
         log: LogFlags,
     },
@@ -94,6 +96,9 @@ enum Cmd {
         after_help = "Example:\n  everwire agent replay demo --from demo/sample.openai-chat.jsonl --rate 30"
     )]
     Agent(agent::AgentArgs),
+    /// Operate a running cluster
+    #[command(after_help = "Example:\n  everwire cluster transfer --shard 3 --to 2")]
+    Cluster(command::cluster::ClusterArgs),
     /// Show nodes, shards and leaders
     #[command(after_help = "Example:\n  everwire status --json")]
     Status(command::status::StatusArgs),
@@ -153,6 +158,11 @@ async fn run(command: Cmd) -> Result<ExitCode, Failure> {
             log,
         } => server::dev::run(&sources, &flags, &log).await?,
         Cmd::Node {
+            command: Some(command),
+            ..
+        } => command::cluster::run_node(&command).await?,
+        Cmd::Node {
+            command: None,
             sources,
             flags,
             log,
@@ -168,6 +178,7 @@ async fn run(command: Cmd) -> Result<ExitCode, Failure> {
         Cmd::Tail(args) => command::tail::run(&args).await?,
         Cmd::Cancel(args) => return command::cancel::run(&args).await,
         Cmd::Agent(args) => agent::run(&args).await?,
+        Cmd::Cluster(args) => command::cluster::run(&args).await?,
         Cmd::Status(args) => command::status::run(&args).await?,
         Cmd::Limits(args) => command::limits::run(&args)?,
         Cmd::Selftest(args) => selftest::run(&args).await?,

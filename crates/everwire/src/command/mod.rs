@@ -1,6 +1,7 @@
 //! The commands that talk to a cluster, each a skin over the client.
 
 pub(crate) mod cancel;
+pub(crate) mod cluster;
 pub(crate) mod limits;
 pub(crate) mod publish;
 pub(crate) mod session;
