@@ -170,6 +170,10 @@ pub const STORE_MEMORY_BYTES: usize = 384 << 20;
 pub const SPACE_AGENTS_PERCENT: u64 = 90;
 /// From so full a disk on, percent, people's input is refused too; deletes and trims never are.
 pub const SPACE_PEOPLE_PERCENT: u64 = 95;
+/// With so many bytes left, agents are never refused for want of room, whatever the percentage.
+pub const SPACE_AGENTS_BYTES: u64 = 4 << 30;
+/// The same for people.
+pub const SPACE_PEOPLE_BYTES: u64 = 2 << 30;
 /// How often a node looks how full its disk is.
 pub const SPACE_LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Largest ballast file, bytes; on a small disk it is a hundredth of it.

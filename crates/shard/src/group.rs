@@ -237,6 +237,7 @@ impl Shard {
         id: ShardId,
         shared: &Shared,
         voters: Option<BTreeMap<u64, Peer>>,
+        stop: CancellationToken,
     ) -> Result<(Arc<Self>, Tasks), OpenError> {
         let identity = shared.store.identity().clone();
         let feed = Arc::new(Feed::new(shared.budget.clone()));
@@ -266,11 +267,11 @@ impl Shard {
             marker,
             links: shared.links.clone(),
         });
-        let tasks = shard.start(shared);
+        let tasks = shard.start(shared, stop);
         Ok((shard, tasks))
     }
 
-    fn start(&self, shared: &Shared) -> Tasks {
+    fn start(&self, shared: &Shared, stop: CancellationToken) -> Tasks {
         let mut proposer = JoinSet::new();
         proposer.spawn(
             Proposer {
@@ -282,7 +283,6 @@ impl Shard {
             }
             .run(),
         );
-        let stop = CancellationToken::new();
         let mut watcher = JoinSet::new();
         watcher.spawn(leadership::watch(
             self.raft.raft(),

@@ -210,7 +210,7 @@ impl Host {
         id: ShardId,
         voters: Option<BTreeMap<u64, crate::raft::types::Peer>>,
     ) -> Result<(), OpenError> {
-        let (shard, tasks) = Shard::open(id, &self.shared, voters).await?;
+        let (shard, tasks) = Shard::open(id, &self.shared, voters, self.stop.child_token()).await?;
         let entry = GroupEntry {
             raft: shard.raft.raft(),
             leadership: shard.leadership.clone(),

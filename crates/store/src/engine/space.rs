@@ -14,7 +14,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex};
 use std::time::Duration;
 
-use everwire_core::limits::{BALLAST_BYTES_MAX, SPACE_LOOK_EVERY};
+use everwire_core::limits::{
+    BALLAST_BYTES_MAX, SPACE_AGENTS_BYTES, SPACE_LOOK_EVERY, SPACE_PEOPLE_BYTES,
+};
 
 use crate::disk::{Disk, Freed};
 use crate::engine::Core;
@@ -124,9 +126,10 @@ impl Space {
         // Of no file system nobody knows anything: nothing is refused.
         let percent = used.saturating_mul(100).checked_div(total).unwrap_or(0);
         let (agents, people) = refuse;
-        let level = if percent >= people {
+        // On a large disk a percentage is a lot of room: nobody is refused while there is enough.
+        let level = if percent >= people && available < SPACE_PEOPLE_BYTES {
             SpaceLevel::PeopleRefused
-        } else if percent >= agents {
+        } else if percent >= agents && available < SPACE_AGENTS_BYTES {
             SpaceLevel::AgentsRefused
         } else {
             SpaceLevel::Plenty
@@ -250,6 +253,11 @@ mod tests {
         assert_eq!(level(950), SpaceLevel::PeopleRefused);
         assert_eq!(level(1000), SpaceLevel::PeopleRefused);
         assert_eq!(Space::of(0, 0, (90, 95)).level, SpaceLevel::Plenty);
+        // Of a large disk a few percent are enough for everybody, or for people at least.
+        let large = |left: u64| Space::of(1 << 40, left << 30, (90, 95)).level;
+        assert_eq!(large(5), SpaceLevel::Plenty);
+        assert_eq!(large(3), SpaceLevel::AgentsRefused);
+        assert_eq!(large(1), SpaceLevel::PeopleRefused);
         assert!(SpaceLevel::Plenty < SpaceLevel::AgentsRefused);
         assert!(SpaceLevel::AgentsRefused < SpaceLevel::PeopleRefused);
     }
