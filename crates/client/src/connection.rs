@@ -244,7 +244,7 @@ impl Connections {
         let mut state = self.state();
         state.mapped = true;
         for address in state.map.take(map, self.tls.is_some()) {
-            state.standings.leads_anew(&address);
+            state.standings.back(&address);
         }
         let State { map, channels, .. } = &mut *state;
         let hinted = |address: &Address| !self.addresses.contains(address);

@@ -52,8 +52,8 @@ pub(crate) enum Leader {
 }
 
 impl ClusterMap {
-    /// Takes a map; answers who leads something since then. Addresses are read as those of a
-    /// client that does or does not speak TLS.
+    /// Takes a map; answers who leads something since then, or is alive again: it is worth going
+    /// there. Addresses are read as those of a client that does or does not speak TLS.
     pub(crate) fn take(&mut self, map: v1::Map, secure: bool) -> BTreeSet<Address> {
         let mut anew = BTreeSet::new();
         let shards = map.shards.len();
@@ -91,6 +91,9 @@ impl ClusterMap {
             }
         }
         if map.version >= self.version {
+            let dead = |id: &u64| self.nodes.get(id).is_some_and(|node| !node.alive);
+            let back = nodes.iter().filter(|(id, node)| node.alive && dead(id));
+            anew.extend(back.map(|(_, node)| node.address.clone()));
             self.version = map.version;
             self.nodes = nodes;
         }
@@ -322,6 +325,18 @@ mod tests {
         assert_eq!(one.alive().count(), 0);
         one.take(map(3, &[(2, 7)]), false);
         assert_eq!(led(&one, 0), Leader::At(at(2), 7));
+    }
+
+    #[test]
+    fn who_leads_anew_or_is_back_is_told() {
+        let mut one = ClusterMap::default();
+        assert!(one.take(map(1, &[(1, 5)]), false).iter().eq([&at(1)]));
+        assert!(one.take(map(1, &[(1, 5)]), false).is_empty());
+        let mut back = map(1, &[(2, 6)]);
+        for node in &mut back.nodes {
+            node.alive = true;
+        }
+        assert!(one.take(back, false).iter().eq([&at(2), &at(9)]));
     }
 
     #[test]

@@ -50,8 +50,8 @@ impl Standings {
         };
     }
 
-    /// Others say that it leads now: it has come back, if it was ever here.
-    pub(crate) fn leads_anew(&mut self, address: &Address) {
+    /// Others say that it leads now, or is alive again: it has come back, if it was ever here.
+    pub(crate) fn back(&mut self, address: &Address) {
         if let Some(one) = self.0.get_mut(address)
             && one.answered
         {
@@ -90,14 +90,14 @@ mod tests {
         assert!(all.suspect(&address, now) && !all.suspect(&address, after(1)));
         all.failed(&address, after(1));
         assert!(all.suspect(&address, after(2)) && !all.suspect(&address, after(3)));
-        all.leads_anew(&address);
+        all.back(&address);
         assert!(all.suspect(&address, after(2)), "it has never answered");
         all.answered(&address);
         assert!(!all.suspect(&address, after(2)));
         all.failed(&address, after(9));
         assert!(!all.suspect(&address, after(10)));
         all.failed(&address, after(20));
-        all.leads_anew(&address);
+        all.back(&address);
         assert!(!all.suspect(&address, after(20)));
     }
 
