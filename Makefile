@@ -4,9 +4,10 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 PORT ?= 8080
+KILLS ?= 20
 export CARGO_TERM_COLOR ?= never
 
-.PHONY: help setup build demo test check unit sdk browser scenarios proto lint
+.PHONY: help setup build demo test check unit sdk browser scenarios cluster proto lint
 
 help: ## Show this menu
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -38,6 +39,11 @@ check: setup ## Format, lints and house rules
 scenarios: setup ## Run the scenario files; the last line counts them
 	@tools/say-build
 	@tools/scenarios
+
+cluster: setup ## The cluster tests alone, with what they measure (KILLS=20)
+	@tools/setup cluster
+	@tools/cargo build --workspace --all-features
+	@EVERWIRE_KILLS=$(KILLS) tools/cargo test --workspace --all-features --test cluster -- --nocapture
 
 proto: setup ## Write the generated code anew after a change in proto/
 	@EVERWIRE_REGENERATE=1 tools/cargo test -p everwire-proto --test generated

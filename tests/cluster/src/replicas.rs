@@ -3,19 +3,28 @@
 use std::time::Duration;
 
 use everwire_core::{Event, Offset, SessionName};
-use everwire_promises::Log;
 use everwire_proto::storage::encode_event;
+use everwire_testkit::cluster::shard_of;
 use everwire_testkit::{Cluster, tokens};
 use tokio::time::{Instant, sleep};
 
 /// Longest wait for a replica to have what was acked.
 const WITHIN: Duration = Duration::from_secs(60);
+/// Longest wait for one answer.
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
-/// Reads a session on every node; all must hold the same bytes, up to `at_least` or further. The
-/// log, as all of them have it.
+/// Reads a session on every node that is up and holds it; all must have the same bytes, up to
+/// `at_least` or further. The log, as all of them have it.
 pub async fn same_on_all(cluster: &Cluster, session: &SessionName, at_least: Offset) -> Vec<Event> {
+    let leaders = cluster.leaders().await;
+    let mut holders = leaders
+        .replicas
+        .get(&shard_of(session))
+        .cloned()
+        .unwrap_or_default();
+    holders.retain(|number| cluster.node(*number).acts());
     let mut first: Option<Vec<Event>> = None;
-    for number in cluster.acting() {
+    for number in holders {
         let log = log_of(cluster, number, session, at_least).await;
         match &first {
             None => first = Some(log),
@@ -33,17 +42,20 @@ pub async fn log_of(
     at_least: Offset,
 ) -> Vec<Event> {
     let token = tokens::agent(cluster.keys(), "bot");
-    let client = cluster.client_of(number, &token).with_deadline(WITHIN);
+    let node = cluster.direct(number, &token, ANSWER_WITHIN);
     let until = Instant::now() + WITHIN;
     loop {
-        let log = Log::read(&client, session).await;
-        if log.tail() >= at_least {
-            return log.events;
-        }
-        let (tail, late) = (log.tail(), Instant::now() >= until);
+        let said = match node.read_all(session).await {
+            Ok(log) => match log.last().map_or(Offset::ZERO, |last| last.offset) {
+                tail if tail >= at_least => return log,
+                tail => format!("it has come to {tail}"),
+            },
+            Err(refusal) => refusal.to_string(),
+        };
+        let late = Instant::now() >= until;
         assert!(
             !late,
-            "n{number} has {session} to {tail}, acked was {at_least}"
+            "n{number} does not have {session} to {at_least}: {said}"
         );
         sleep(Duration::from_millis(200)).await;
     }

@@ -21,6 +21,7 @@ pub use node::Node;
 pub use status::{Leaders, shard_of};
 
 use crate::client::clients;
+use crate::direct::Direct;
 use crate::network::Network;
 use crate::process::{Server, Starting, fixed_addr, folder};
 use crate::tokens;
@@ -225,9 +226,9 @@ impl Cluster {
         clients(self.addrs(), token)
     }
 
-    /// A client of one node, and of no other.
-    pub fn client_of(&self, number: usize, token: &str) -> Client {
-        crate::client(self.grpc(number), token)
+    /// One node, asked directly.
+    pub fn direct(&self, number: usize, token: &str, within: Duration) -> Direct {
+        Direct::new(self.grpc(number), token, within)
     }
 
     /// A token that may see and run the cluster.

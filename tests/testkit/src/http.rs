@@ -7,8 +7,9 @@ use reqwest::header::HeaderMap;
 use reqwest::{Client, Method, RequestBuilder};
 use serde_json::Value;
 
-/// Longest wait for an answer, or for the next message of a stream.
-const WITHIN: Duration = Duration::from_secs(30);
+/// Longest wait for an answer, or for the next message of a stream: longer than a server that
+/// was killed takes to come back on a machine with other things to do.
+const WITHIN: Duration = Duration::from_secs(60);
 
 /// A client of one address.
 #[derive(Clone)]

@@ -11,6 +11,7 @@
 
 pub mod client;
 pub mod cluster;
+pub mod direct;
 pub mod grpc;
 pub mod http;
 pub mod lines;
@@ -25,6 +26,7 @@ pub mod tokens;
 
 pub use client::client;
 pub use cluster::{Cluster, Plan};
+pub use direct::Direct;
 pub use http::Http;
 pub use lines::Lines;
 pub use machine::say;

@@ -20,6 +20,8 @@ pub struct Host {
     pub netns: String,
     /// Its address.
     pub addr: Ipv4Addr,
+    /// Its cable's end at the bridge.
+    port: String,
 }
 
 /// Some hosts on a bridge. All of it is removed when dropped.
@@ -56,11 +58,12 @@ impl Network {
             let host = Host {
                 netns: format!("{bridge}-{number}"),
                 addr: Ipv4Addr::new(10, second, third, last),
+                port: format!("ewv{mark:06x}{number}"),
             };
             let (netns, addr) = (host.netns.clone(), format!("{}/24", host.addr));
+            let port = host.port.clone();
             // From here on it is removed again, whatever comes.
             self.hosts.push(host);
-            let port = format!("ewv{mark:06x}{number}");
             ip(&["netns", "add", &netns])?;
             ip(&[
                 "link", "add", &port, "type", "veth", "peer", "name", "eth0", "netns", &netns,
@@ -116,6 +119,8 @@ impl Network {
 impl Drop for Network {
     fn drop(&mut self) {
         for host in &self.hosts {
+            // The cable too: the namespace lives on for as long as a killed process takes to go.
+            let _ = ip(&["link", "del", &host.port]);
             let _ = ip(&["netns", "del", &host.netns]);
         }
         let _ = ip(&["link", "del", &self.bridge]);

@@ -15,7 +15,9 @@ use tokio::time::Instant;
 /// Events, one after the other, each sent when the one before was acked.
 const EVENTS: u64 = 12;
 /// So long each sync of a slow disk takes.
-const SLOW: Duration = Duration::from_millis(120);
+const SLOW: Duration = Duration::from_millis(60);
+/// System calls that make bytes durable.
+const SYNCS: &str = "fdatasync,fsync";
 /// System calls that take bytes in, put bytes out, or make them durable.
 const CALLS: &str = "trace=read,readv,recvfrom,recvmsg,write,writev,pwrite64,pwritev,sendto,\
                      sendmsg,fsync,fdatasync,sync_file_range,msync";
@@ -28,7 +30,7 @@ const PUTS: [&str; 4] = ["write", "writev", "pwrite64", "pwritev"];
 /// Whether there is a tracer that may trace; said loudly if not.
 fn can_trace() -> bool {
     let probe = std::process::Command::new("strace")
-        .args(["-D", "-o", "/dev/null", "true"])
+        .args(["-D", "-f", "--seccomp-bpf", "-o", "/dev/null", "true"])
         .stdin(Stdio::null())
         .stderr(Stdio::null())
         .status();
@@ -39,14 +41,26 @@ fn can_trace() -> bool {
     can
 }
 
-/// A node under a tracer that writes to `file`. The process that we signal is the node itself:
-/// the tracer is its grandchild.
-async fn traced(file: &Path, more: &[&str]) -> Cluster {
-    let mut cluster = Cluster::planned(1, Plan::default());
+/// What runs a node under a tracer that writes to `file`. The process that we signal is the node
+/// itself: the tracer is its grandchild.
+fn tracer(file: &Path, more: &[&str]) -> Vec<String> {
     let file = file.to_str().expect("a UTF-8 path");
-    let words = ["strace", "-D", "-f", "-s", "4096", "-o", file, "-e", CALLS];
-    let words = words.iter().chain(more).map(|word| (*word).to_owned());
-    cluster.node_mut(0).wrapper = words.collect();
+    let words = ["strace", "-D", "-f", "--seccomp-bpf", "-o", file];
+    let words = words.iter().chain(more);
+    words.map(|word| (*word).to_owned()).collect()
+}
+
+/// The tracer of a node whose syncs take so long.
+fn slow_disk(file: &Path) -> Vec<String> {
+    let delay = format!("inject={SYNCS}:delay_exit={}", SLOW.as_micros());
+    let trace = format!("trace={SYNCS}");
+    tracer(file, &["-e", &trace, "-e", &delay])
+}
+
+/// A cluster of one whose node is traced.
+async fn traced(tracer: Vec<String>) -> Cluster {
+    let mut cluster = Cluster::planned(1, Plan::default());
+    cluster.node_mut(0).wrapper = tracer;
     cluster.start_all().await;
     cluster
 }
@@ -89,7 +103,8 @@ async fn a_synced_write_lies_between_each_publish_and_its_ack() {
         return;
     }
     let trace = tempfile::NamedTempFile::new().unwrap();
-    let mut cluster = traced(trace.path(), &[]).await;
+    let tracer = tracer(trace.path(), &["-s", "4096", "-e", CALLS]);
+    let mut cluster = traced(tracer).await;
     publish(&cluster).await;
     assert_eq!(cluster.stop(0).await, Some(0));
     let lines = std::fs::read(trace.path()).unwrap();
@@ -141,15 +156,33 @@ async fn an_ack_waits_for_the_disk_however_slow_it_is() {
         return;
     }
     let trace = tempfile::NamedTempFile::new().unwrap();
-    let delay = format!("inject=fdatasync,fsync:delay_exit={}", SLOW.as_micros());
-    let mut cluster = traced(trace.path(), &["-e", &delay]).await;
+    let mut cluster = traced(slow_disk(trace.path())).await;
     let shortest = publish(&cluster).await;
-    say(&format!(
-        "with syncs of {SLOW:?} the fastest ack took {shortest:.0?}"
-    ));
-    assert!(
-        shortest >= SLOW,
-        "{shortest:?}: an ack did not wait for the disk"
-    );
+    assert_waited("one node", shortest);
     assert_eq!(cluster.stop(0).await, Some(0));
+}
+
+/// Of three disks two are slow, so that every majority holds one of them.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_ack_waits_for_the_disks_of_a_majority() {
+    let _alone = alone().await;
+    if !can_trace() {
+        return;
+    }
+    let traces = [(); 2].map(|()| tempfile::NamedTempFile::new().unwrap());
+    let mut cluster = Cluster::planned(3, Plan::default());
+    for (number, trace) in traces.iter().enumerate() {
+        cluster.node_mut(number).wrapper = slow_disk(trace.path());
+    }
+    cluster.start_all().await;
+    let shortest = publish(&cluster).await;
+    assert_waited("three nodes", shortest);
+}
+
+fn assert_waited(whom: &str, shortest: Duration) {
+    say(&format!(
+        "{whom}: with syncs of {SLOW:?} the fastest ack took {shortest:.0?}"
+    ));
+    let waited = shortest >= SLOW;
+    assert!(waited, "{shortest:?}: an ack did not wait for the disk");
 }

@@ -10,12 +10,12 @@ const SHOWN: usize = 25;
 
 impl Drop for Cluster {
     fn drop(&mut self) {
+        for node in &mut self.nodes {
+            // Killed before the network and the data go on which they work.
+            node.drop_process();
+        }
         if !std::thread::panicking() {
             return;
-        }
-        for node in &mut self.nodes {
-            // Killed, so that nobody writes to what is removed below.
-            node.drop_process();
         }
         self.folder.disable_cleanup(true);
         say(&format!(
@@ -35,7 +35,8 @@ impl Drop for Cluster {
 
 /// The last lines of a log that are worth it.
 fn show(name: &str, log: &str) {
-    let worth = |line: &&str| !line.contains(r#""level":"DEBUG""#);
+    let noise = [r#""level":"DEBUG""#, r#""target":"openraft"#];
+    let worth = |line: &&str| !noise.iter().any(|noise| line.contains(noise));
     let lines: Vec<_> = log.lines().filter(worth).collect();
     let from = lines.len().saturating_sub(SHOWN);
     for line in lines.get(from..).unwrap_or_default() {

@@ -9,6 +9,9 @@ use super::text;
 use crate::network::Host;
 use crate::process::{Server, Starting, command, fixed_addr};
 
+/// What nodes log. What openraft says of each election of each group is a load of its own.
+const LOG_LEVEL: (&str, &str) = ("EVERWIRE_LOG_LEVEL", "info,everwire=debug,openraft=error");
+
 /// A node, running or not. Its addresses and its data stay.
 pub struct Node {
     /// `n0`, `n1`, …: the order in which the cluster forms.
@@ -142,9 +145,8 @@ impl Node {
             command.args(rest).arg(binary).args(&args);
         }
         let env = self.env.iter();
-        let env: Vec<_> = env
-            .map(|(key, value)| (key.as_str(), value.as_str()))
-            .collect();
+        let env = env.map(|(key, value)| (key.as_str(), value.as_str()));
+        let env: Vec<_> = [LOG_LEVEL].into_iter().chain(env).collect();
         Starting::spawn_as(command, &self.folder, &env)
     }
 

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use everwire_client::ClusterStatus;
 use everwire_core::{NodeId, Refusal, SessionName, ShardId, Slot, limits};
+use everwire_proto::v1::StatusResponse;
 use tokio::time::Instant;
 
 use super::{Cluster, namespace};
@@ -21,14 +21,14 @@ pub fn shard_of(session: &SessionName) -> ShardId {
 }
 
 /// Who leads which shard: the number of the node, `None` while nobody does.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Leaders {
     /// By shard.
     pub of: BTreeMap<ShardId, Option<usize>>,
     /// The number of the term of each shard.
     pub terms: BTreeMap<ShardId, u64>,
-    /// How many replicas each shard has.
-    pub replicas: BTreeMap<ShardId, usize>,
+    /// Which of our nodes hold each shard.
+    pub replicas: BTreeMap<ShardId, Vec<usize>>,
 }
 
 impl Leaders {
@@ -51,13 +51,13 @@ impl Leaders {
 
 impl Cluster {
     /// The cluster as one node sees it.
-    pub async fn status_of(&self, number: usize) -> Result<ClusterStatus, Refusal> {
-        let client = self.client_of(number, &self.operator());
-        client.with_deadline(ANSWER_WITHIN).cluster_status().await
+    pub async fn status_of(&self, number: usize) -> Result<StatusResponse, Refusal> {
+        let node = self.direct(number, &self.operator(), ANSWER_WITHIN);
+        node.status().await
     }
 
     /// The cluster as any node sees it that is up; waits for one that answers.
-    pub async fn status(&self) -> ClusterStatus {
+    pub async fn status(&self) -> StatusResponse {
         let until = Instant::now() + Duration::from_secs(30);
         loop {
             let mut said = Vec::new();
@@ -87,37 +87,34 @@ impl Cluster {
         self.leaders_in(&self.status().await)
     }
 
-    fn leaders_in(&self, status: &ClusterStatus) -> Leaders {
-        let numbers: BTreeMap<NodeId, usize> = status
-            .nodes
-            .iter()
-            .filter_map(|node| {
-                let number = self.nodes.iter().position(|ours| ours.grpc == node.addr)?;
-                Some((node.id, number))
-            })
-            .collect();
-        let leader = |node: Option<NodeId>| numbers.get(&node?).copied();
-        let shards = status.shards.iter();
-        Leaders {
-            of: shards
-                .clone()
-                .map(|shard| (shard.id, leader(shard.leader)))
-                .collect(),
-            terms: shards.clone().map(|shard| (shard.id, shard.term)).collect(),
-            replicas: shards
-                .map(|shard| (shard.id, shard.replicas.len()))
-                .collect(),
+    fn leaders_in(&self, status: &StatusResponse) -> Leaders {
+        let mut leaders = Leaders::default();
+        for shard in &status.shards {
+            let id = ShardId(shard.id);
+            let numbers = shard.replicas.iter();
+            let numbers = numbers.filter_map(|node| self.number_of(status, NodeId(*node)));
+            leaders.replicas.insert(id, numbers.collect());
+            let leader = self.number_of(status, NodeId(shard.leader));
+            leaders.of.insert(id, leader);
+            leaders.terms.insert(id, shard.term);
         }
+        leaders
     }
 
-    /// The number of a node's id, as the cluster has it now.
+    /// Which of our nodes has this id.
+    fn number_of(&self, status: &StatusResponse, id: NodeId) -> Option<usize> {
+        let node = status.nodes.iter().find(|node| node.id == id.0)?;
+        self.nodes.iter().position(|ours| ours.grpc == node.addr)
+    }
+
+    /// A node's id, as the cluster has it now.
     pub async fn id_of(&self, number: usize) -> NodeId {
         let status = self.status().await;
         let addr = self.grpc(number);
         let mut alive = status.nodes.iter().filter(|node| node.alive);
         let node = alive.find(|node| node.addr == addr);
-        node.unwrap_or_else(|| panic!("{addr} is not in {:?}", status.nodes))
-            .id
+        let node = node.unwrap_or_else(|| panic!("{addr} is not in {:?}", status.nodes));
+        NodeId(node.id)
     }
 
     /// The node that leads a session's shard; waits for one.
@@ -155,8 +152,10 @@ impl Cluster {
             {
                 return leaders.clone();
             }
-            let late = Instant::now() >= until;
-            assert!(!late, "not balanced within {within:?}, but {seen:?}");
+            if Instant::now() >= until {
+                let status = self.status().await;
+                panic!("not balanced within {within:?}, but {seen:?}, that is {status:?}");
+            }
             tokio::time::sleep(ASK_EVERY).await;
         }
     }
