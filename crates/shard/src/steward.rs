@@ -437,6 +437,9 @@ async fn balance(host: &Host, shard: &Shard, replicas: &[NodeId]) {
 
 /// Hands over whatever this node leads, all at once.
 pub(crate) async fn hand_over_all(host: &Host) {
+    if host.meta.topology().nodes.len() < 2 {
+        return;
+    }
     let hosted = host.hosted();
     let led = hosted.iter().filter(|shard| shard.leadership.leads());
     let handed = led.map(|shard| async move {

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use everwire_cluster_tests::load::Plan;
-use everwire_cluster_tests::{Load, alone};
+use everwire_cluster_tests::{Load, alone, asked_for_long};
 use everwire_core::ShardId;
 use everwire_testkit::cluster::shard_of;
 use everwire_testkit::machine::Quiet;
@@ -30,6 +30,9 @@ fn kills() -> u32 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn kills_of_a_leader_in_a_row_lose_nothing() {
+    if !asked_for_long() {
+        return;
+    }
     let _alone = alone().await;
     let mut cluster = Cluster::start(3).await;
     let edges = cluster.edges().await;
@@ -69,6 +72,9 @@ async fn kills_of_a_leader_in_a_row_lose_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn all_nodes_killed_at_once_serve_again_and_have_everything() {
+    if !asked_for_long() {
+        return;
+    }
     let _alone = alone().await;
     let mut cluster = Cluster::start(3).await;
     let edges = cluster.edges().await;
@@ -96,6 +102,9 @@ async fn all_nodes_killed_at_once_serve_again_and_have_everything() {
 /// Both edges come back at their addresses; their readers have gone to the other one meanwhile.
 #[tokio::test(flavor = "multi_thread")]
 async fn each_node_and_each_edge_killed_in_turn() {
+    if !asked_for_long() {
+        return;
+    }
     let _alone = alone().await;
     let mut cluster = Cluster::start(3).await;
     let [first, second] = cluster.edges().await;

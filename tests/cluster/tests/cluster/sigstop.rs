@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use everwire_cluster_tests::load::{Plan, agent};
-use everwire_cluster_tests::{Load, alone, replicas};
+use everwire_cluster_tests::{Load, alone, asked_for_long, replicas};
 use everwire_core::Offset;
 use everwire_testkit::Cluster;
 use everwire_testkit::cluster::shard_of;
@@ -20,6 +20,9 @@ const STALL_MAX: Duration = Duration::from_secs(10);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_leader_that_is_stopped_for_half_a_minute_is_no_leader_afterwards() {
+    if !asked_for_long() {
+        return;
+    }
     let _alone = alone().await;
     let mut cluster = Cluster::start(3).await;
     let edges = cluster.edges().await;

@@ -30,6 +30,16 @@ async fn every_call(house: &House, token: &str, session: &str) -> Answers {
         .status(grpc::with(token, v1::StatusRequest {}))
         .await;
     answers.push(("Cluster.Status", said(status)));
+    let watch = v1::WatchRequest {};
+    let watched = cluster.watch(grpc::with(token, watch)).await;
+    answers.push(("Cluster.Watch", said(watched)));
+    let transfer = v1::TransferRequest { shard: 0, to: 0 };
+    let transferred = cluster.transfer(grpc::with(token, transfer)).await;
+    answers.push(("Cluster.Transfer", said(transferred)));
+    // Nobody has this id: whoever may ask is told so.
+    let replace = v1::ReplaceNodeRequest { node: 99 };
+    let replaced = cluster.replace_node(grpc::with(token, replace)).await;
+    answers.push(("Cluster.ReplaceNode", said(replaced)));
     answers
 }
 
