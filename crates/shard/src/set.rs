@@ -117,7 +117,7 @@ pub enum OpenError {
     #[error("peers cannot be served: {0}")]
     Peers(String),
     /// The cluster does not take this node, or this node the cluster.
-    #[error("{0}")]
+    #[error("{}", .0.message)]
     Refused(Refusal),
     /// Our mistake: something panicked.
     #[error("opening failed: {0}")]
@@ -306,6 +306,21 @@ impl Host {
     }
 }
 
+/// A directory of another cluster is left alone.
+fn check_cluster(wanted: Option<&str>, found: Option<&Identity>) -> Result<(), OpenError> {
+    match (wanted, found) {
+        (Some(wanted), Some(found)) if found.cluster != wanted => {
+            let message = format!(
+                "the data directory belongs to cluster {}, not to {wanted}",
+                found.cluster
+            );
+            let refusal = Refusal::new(Code::WrongCluster, message);
+            Err(OpenError::Refused(refusal))
+        },
+        _ => Ok(()),
+    }
+}
+
 impl ShardSet {
     /// Finds this node's place in its cluster, opens its disk and starts what it holds. Returns
     /// when a cluster of one serves, and in any other as soon as this node takes part: its
@@ -319,6 +334,7 @@ impl ShardSet {
             let disk = disk.clone();
             on_disk(move || disk.identity()).await?
         };
+        check_cluster(config.cluster.as_deref(), found.as_ref())?;
         let opened = match found {
             Some(identity) => entrance.come_back(disk.clone(), identity).await?,
             None => None,

@@ -18,6 +18,9 @@ use super::dial::{Incoming, Io, PeerTls};
 use super::door::Door;
 use super::service::Service;
 
+/// Calls that were given up before this node looked at them.
+const RESETS_PENDING_MAX: usize = 4096;
+
 /// A peer's connection in the shape that tonic wants.
 struct PeerIo(Box<dyn Io>);
 
@@ -64,6 +67,9 @@ pub(crate) fn serve(
 ) -> Result<JoinHandle<()>, String> {
     let mut server = Server::builder()
         .tcp_nodelay(true)
+        // A call that is given up is reset; a node that stood still for a moment finds many at
+        // once. Peers are ours: that is no attack, and must not cost the connection.
+        .http2_max_pending_accept_reset_streams(Some(RESETS_PENDING_MAX))
         .http2_keepalive_interval(Some(PEER_LOST_AFTER))
         .http2_keepalive_timeout(Some(PEER_LOST_AFTER))
         .initial_stream_window_size(8 << 20)

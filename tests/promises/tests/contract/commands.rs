@@ -205,7 +205,7 @@ async fn examples_run_as_they_stand() {
 #[tokio::test]
 async fn what_is_not_there_yet_is_a_usage_error() {
     for line in [
-        "cluster transfer --shard 1",
+        "cluster transfer",
         "node replace",
         "node recover --accept-loss",
         "bench",
