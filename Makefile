@@ -5,9 +5,11 @@ SHELL := /bin/bash
 
 PORT ?= 8080
 KILLS ?= 20
+SEED ?= 1
+SEEDS ?= 2
 export CARGO_TERM_COLOR ?= never
 
-.PHONY: help setup build demo test check unit sdk browser scenarios cluster proto lint
+.PHONY: help setup build demo test check unit sdk browser scenarios cluster bench sim proto lint
 
 help: ## Show this menu
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -19,7 +21,7 @@ build: setup ## Build the binary (debug)
 	@tools/say-build
 	@tools/cargo build -p everwire
 
-demo: setup ## Build and run the real thing; prints one address (PORT=8080)
+demo: setup ## Build and run three nodes, two edges and an agent; prints one address (PORT=8080)
 	@tools/setup sdk
 	@tools/say-build
 	@tools/cargo build -p everwire
@@ -40,10 +42,18 @@ scenarios: setup ## Run the scenario files; the last line counts them
 	@tools/say-build
 	@tools/scenarios
 
-cluster: setup ## The cluster tests alone, with what they measure (KILLS=20)
+cluster: setup ## The cluster tests alone, all of them, bounds taken at their word (KILLS=20)
 	@tools/setup cluster
 	@tools/cargo build --workspace --all-features
 	@EVERWIRE_KILLS=$(KILLS) tools/cargo test --workspace --all-features --test cluster -- --nocapture
+
+bench: setup ## How fast it acks and delivers, release build (BENCH='--json --hold --seconds 10')
+	@tools/say-build release
+	@tools/cargo build --release -p everwire -p everwire-bench
+	@"$$(tools/target)/release/everwire-bench" $(BENCH)
+
+sim: setup ## The simulation: seeds SEED to SEED + SEEDS - 1, each twice (SEED=1 SEEDS=2)
+	@EVERWIRE_SEED=$(SEED) EVERWIRE_SEEDS=$(SEEDS) tools/cargo test --workspace --all-features --test simulation -- --nocapture
 
 proto: setup ## Write the generated code anew after a change in proto/
 	@EVERWIRE_REGENERATE=1 tools/cargo test -p everwire-proto --test generated

@@ -1,7 +1,7 @@
 /**
  * The demo's page: one tab of one session. It shows what the client tells and adds nothing.
- * In come events and the state of the connection; out go a question, a Stop, and what this tab's
- * buttons do to its own socket.
+ * In come events, the state of the connection, and what the demo's supervisor knows of the cluster;
+ * out go a question, a Stop, what this tab's buttons do to its own socket, and kill -9.
  */
 import {
   connect,
@@ -10,14 +10,19 @@ import {
   type Client,
   type EverwireError,
   type Session,
+  type SessionEvent,
   type TranscriptRun,
 } from '@everwire/client';
+import { ClusterView } from './cluster-view.js';
+import { ClusterWatch, type ClusterState, type Wish } from './cluster.js';
 import { byId, setText } from './dom.js';
+import { Notices } from './notices.js';
 import { Ticker } from './ticker.js';
 import { TranscriptView } from './transcript-view.js';
 
 interface Config {
-  readonly edge: string;
+  /** Where this tab may connect; the client goes from one to the other by itself. */
+  readonly edges: readonly string[];
   readonly token: string;
   readonly participant: string;
 }
@@ -29,6 +34,8 @@ const name = sessionName();
 const transcript = new Transcript();
 const view = new TranscriptView(byId('transcript'));
 const ticker = new Ticker(byId('ticker'));
+const notices = new Notices(byId('notice'));
+const clusterView = new ClusterView();
 const scroller = byId('scroller');
 
 /** The session of this page is in its address; a page without one gets a new one. */
@@ -56,41 +63,42 @@ async function fetchConfig(): Promise<Config> {
 /** From the moment this tab was cut off: what it had seen last. */
 let awaySince: number | undefined;
 /** The tail to reach until the tab has caught up, and how many events that is. */
-let catchingUp: { readonly aim: number; readonly missed: number } | undefined;
-let noticeTimer: ReturnType<typeof setTimeout> | undefined;
-
-function notice(text: string, tone: 'calm' | 'cut' = 'calm', forMs?: number): void {
-  const box = byId('notice');
-  clearTimeout(noticeTimer);
-  setText(box, text);
-  box.dataset['tone'] = tone;
-  if (forMs !== undefined) noticeTimer = setTimeout(() => setText(box, ''), forMs);
-}
+let catchingUp:
+  | { readonly aim: number; readonly missed: number; readonly moved: string }
+  | undefined;
+/** The edge that this tab was connected to last. */
+let lastEdge: string | undefined;
 
 function cutOff(text: string): void {
   if (awaySince === undefined) {
     awaySince = transcript.offset;
     ticker.mark(`away, after offset ${awaySince}`);
   }
-  notice(text, 'cut');
+  notices.hold('away', text);
 }
 
-function attached(behind: number, tail: number | undefined): void {
+function attached(behind: number, tail: number | undefined, edge: string | undefined): void {
+  const moved = lastEdge !== undefined && edge !== lastEdge ? `Now at ${edge}. ` : '';
+  if (moved !== '') ticker.mark(`from ${lastEdge} to ${edge}`);
+  lastEdge = edge;
+  notices.release('away');
   if (awaySince === undefined) return;
   ticker.mark(`back, from offset ${transcript.offset + 1}`);
   awaySince = undefined;
-  if (behind === 0) return notice('Back. Nothing happened while this tab was away.', 'calm', 6_000);
-  catchingUp = { aim: tail ?? 0, missed: behind };
-  notice(`${behind} events happened while this tab was away. Catching up.`);
+  if (behind === 0) return notices.flash(`${moved || 'Back. '}Nothing was missed.`);
+  catchingUp = { aim: tail ?? 0, missed: behind, moved };
+  notices.hold('behind', `${behind} events happened while this tab was away. Catching up.`, 'calm');
   caughtUp();
 }
 
 function caughtUp(): void {
   if (catchingUp === undefined || transcript.offset < catchingUp.aim) return;
-  const { missed, aim } = catchingUp;
+  const { missed, aim, moved } = catchingUp;
   catchingUp = undefined;
+  notices.release('behind');
   const events = missed === 1 ? '1 event' : `${missed} events`;
-  notice(`Missed ${events} while away → caught up at offset ${aim}.`, 'calm', 15_000);
+  const told = `${moved}Missed ${events} while away → caught up at offset ${aim}.`;
+  notices.flash(told, 'calm', 15_000);
 }
 
 // === what is shown ===
@@ -99,7 +107,17 @@ function showRun(run: TranscriptRun | undefined): void {
   const box = byId('run-state');
   box.dataset['state'] = run?.state ?? 'idle';
   setText(box, runText(run));
-  byId<HTMLButtonElement>('stop').disabled = run?.state !== 'running' || stopping.has(run.run);
+  byId<HTMLButtonElement>('stop').disabled = !isOpen(run) || stopping.has(run.run);
+}
+
+/** Whether a run has not ended: without its agent it can still be stopped. */
+function isOpen(run: TranscriptRun | undefined): run is TranscriptRun {
+  return run?.state === 'running' || run?.state === 'orphaned';
+}
+
+/** Whether an agent writes. */
+function isWriting(): boolean {
+  return transcript.runs.some(({ state }) => state === 'running');
 }
 
 function runText(run: TranscriptRun | undefined): string {
@@ -108,8 +126,13 @@ function runText(run: TranscriptRun | undefined): string {
       return 'idle';
     case 'running':
       return stopping.has(run.run) ? 'stopping' : 'answering';
-    case 'cancelled':
-      return `stopped at offset ${run.cancel_offset}`;
+    case 'orphaned':
+      return stopping.has(run.run) ? 'stopping' : `orphaned at offset ${run.orphaned}`;
+    case 'cancelled': {
+      const seen = run.observed_offset;
+      const where = `stopped at offset ${run.cancel_offset}`;
+      return seen === undefined ? where : `${where}, seen at ${seen}`;
+    }
     case 'failed':
       return `failed: ${run.reason}`;
     default:
@@ -131,20 +154,27 @@ const CONNECTION_WORDS = {
   full: 'catching up',
 } as const;
 
+function wordOf(client: Client, session: Session): keyof typeof CONNECTION_WORDS {
+  if (client.state === 'open') return session.state;
+  return client.state === 'closed' ? 'ended' : client.state;
+}
+
 function showConnection(client: Client, session: Session): void {
-  const word =
-    client.state === 'open' ? session.state : client.state === 'closed' ? 'ended' : client.state;
+  const word = wordOf(client, session);
   const box = byId('connection');
   box.dataset['state'] = word;
   setText(box, CONNECTION_WORDS[word]);
   byId<HTMLButtonElement>('disconnect').disabled = client.state === 'disconnected';
   byId<HTMLButtonElement>('reconnect').disabled = client.state !== 'disconnected';
   showNumbers(client, session);
+  showCluster();
 }
 
 function showNumbers(client: Client, session: Session): void {
   setText(byId('offset'), String(transcript.offset));
-  setText(byId('tail'), String(Math.max(session.tail, transcript.offset)));
+  // While this tab is cut off, the supervisor still knows where the log ends.
+  const elsewhere = watch.state?.tail ?? 0;
+  setText(byId('tail'), String(Math.max(session.tail, transcript.offset, elsewhere)));
   const { session_epoch } = session;
   if (session_epoch !== undefined && transcript.offset > 0) {
     setText(byId('cursor'), formatCursor({ session_epoch, offset: transcript.offset }));
@@ -188,7 +218,7 @@ function follow(): void {
 const stopping = new Set<string>();
 
 async function stop(session: Session): Promise<void> {
-  const live = transcript.runs.filter((run) => run.state === 'running');
+  const live = transcript.runs.filter(isOpen);
   for (const { run } of live) stopping.add(run);
   showRun(youngestRun());
   await Promise.all(live.map(({ run }) => stopRun(session, run)));
@@ -198,12 +228,12 @@ async function stopRun(session: Session, run: string): Promise<void> {
   try {
     const { outcome, offset, state } = await session.cancel(run);
     if (outcome === 'applied')
-      notice(`Stopped at offset ${offset}, for every tab.`, 'calm', 10_000);
+      notices.flash(`Stopped at offset ${offset}, for every tab.`);
     else if (outcome === 'already_terminal')
-      notice(`It had ended before: ${state} at offset ${offset}.`, 'calm', 10_000);
-    else notice(`Not stopped: ${outcome}.`, 'cut', 10_000);
+      notices.flash(`It had ended before: ${state} at offset ${offset}.`);
+    else notices.flash(`Not stopped: ${outcome}.`, 'cut');
   } catch (thrown) {
-    notice(`Not stopped: ${(thrown as EverwireError).message}.`, 'cut');
+    notices.flash(`Not stopped: ${(thrown as EverwireError).message}.`, 'cut');
   } finally {
     stopping.delete(run);
     showRun(youngestRun());
@@ -219,7 +249,7 @@ async function ask(
   try {
     await session.publish(draft, key === undefined ? {} : { key });
   } catch (thrown) {
-    notice(`Not sent: ${(thrown as EverwireError).message}.`, 'cut');
+    notices.flash(`Not sent: ${(thrown as EverwireError).message}.`, 'cut');
   }
 }
 
@@ -238,6 +268,8 @@ function wire(client: Client, session: Session): void {
     open(location.href, '_blank', 'noopener');
   });
   byId('stop').addEventListener('click', () => void stop(session));
+  byId('kill-leader').addEventListener('click', () => void killLeader());
+  byId('kill-edge').addEventListener('click', () => void killEdge(client));
   byId('ask').addEventListener('submit', (event) => {
     event.preventDefault();
     const box = byId<HTMLInputElement>('question');
@@ -256,18 +288,126 @@ function wire(client: Client, session: Session): void {
   session.on('gone', () => {
     transcript.clear();
     view.reset(transcript);
-    notice('The session was made anew; this is its beginning.', 'cut');
+    notices.flash('The session was made anew; this is its beginning.', 'cut');
   });
   session.on('attached', ({ behind, tail }) => {
-    attached(behind, tail);
+    attached(behind, tail, client.edge);
     if (tail === 0) void ask(session, FIRST_QUESTION, 'first-question');
   });
 }
 
+// === the cluster ===
+
+/** This tab's client, once it has one. */
+let tab: { readonly client: Client; readonly session: Session } | undefined;
+const watch = new ClusterWatch(name, () => tab === undefined || !isLive(), clusterChanged);
+
+function isLive(): boolean {
+  return tab !== undefined && wordOf(tab.client, tab.session) === 'live';
+}
+
+function showCluster(): void {
+  if (watch.state === undefined || tab === undefined) return;
+  const { client, session } = tab;
+  const connection = wordOf(client, session);
+  clusterView.show(watch.state, {
+    edge: client.state === 'open' ? client.edge : undefined,
+    connection,
+    connectionText: CONNECTION_WORDS[connection],
+    flowing: isWriting() && connection === 'live',
+  });
+}
+
+function clusterChanged(now: ClusterState, before: ClusterState | undefined): void {
+  const leaderOf = (state: ClusterState | undefined): string | null | undefined =>
+    state?.shards.find(({ id }) => id === state.shard)?.leader;
+  const leader = leaderOf(now);
+  for (const member of before === undefined ? [] : [...now.nodes, ...now.edges]) {
+    const was = [...(before?.nodes ?? []), ...(before?.edges ?? [])];
+    const then = was.find(({ name: other }) => other === member.name)?.state;
+    if (member.state === 'dead' && then !== 'dead') ticker.mark(`${member.name} is dead`);
+    if (member.state === 'alive' && then !== 'alive') ticker.mark(`${member.name} is back`);
+  }
+  if (leader != null && leader !== lastLeader) {
+    if (lastLeader !== undefined) ticker.mark(`${leader} leads shard ${now.shard}`);
+    lastLeader = leader;
+  }
+  if (now.majority) notices.release('majority');
+  else notices.hold('majority', noMajority(now));
+  if (leader != null) elected(leader);
+  showCluster();
+  if (tab !== undefined) showNumbers(tab.client, tab.session);
+}
+
+function noMajority({ nodes }: ClusterState): string {
+  const alive = nodes.filter(({ state }) => state === 'alive').length;
+  const count = `${alive} of ${nodes.length} nodes`;
+  return `No majority: ${count}. Nothing new is committed until one is back; nothing is lost.`;
+}
+
+/** Who led this session when that was last known. */
+let lastLeader: string | undefined;
+/** From a `Kill leader` of this tab until the session goes on: how long it stood still at most. */
+let election:
+  | { readonly killed: string; leader: string | undefined; last: number; longest: number }
+  | undefined;
+
+/** An event came. */
+function arrived(): void {
+  if (election === undefined) return;
+  const now = performance.now();
+  election.longest = Math.max(election.longest, now - election.last);
+  election.last = now;
+  if (election.leader === undefined) return;
+  const { leader, longest } = election;
+  election = undefined;
+  const pause = (longest / 1000).toFixed(1);
+  notices.flash(`${leader} leads now. The longest pause in this tab: ${pause} s; nothing is lost.`);
+}
+
+/** The session has a leader. */
+function elected(leader: string): void {
+  if (election === undefined || leader === election.killed) return;
+  election.leader = leader;
+  if (isWriting()) return;
+  election = undefined;
+  notices.flash(`${leader} leads now.`);
+}
+
+async function kill(wish: Wish): Promise<string | undefined> {
+  // Until it is known who is next.
+  byId<HTMLButtonElement>(`kill-${wish.what}`).disabled = true;
+  try {
+    return await watch.kill(wish);
+  } catch (thrown) {
+    notices.flash(`Nobody was killed: ${(thrown as Error).message}.`, 'cut');
+    return undefined;
+  }
+}
+
+async function killLeader(): Promise<void> {
+  const last = performance.now();
+  const killed = await kill({ what: 'leader', session: name });
+  if (killed === undefined) return;
+  election = { killed, leader: undefined, last, longest: 0 };
+  notices.flash(`${killed} led this session: killed with kill -9. The others elect a new leader.`);
+}
+
+async function killEdge(client: Client): Promise<void> {
+  if (client.state !== 'open' || client.edge === undefined) return;
+  await kill({ what: 'edge', edge: client.edge });
+}
+
 // === the tab's life ===
+
+/** Who writes the run of an event, as far as was read. */
+function writerOf({ run }: SessionEvent): string | undefined {
+  return run === undefined ? undefined : transcript.run(run)?.author?.participant;
+}
 
 async function read(client: Client, session: Session): Promise<void> {
   for await (const event of session) {
+    const writer = writerOf(event);
     const message = transcript.apply(event);
     if (message !== undefined) view.draw(message, transcript);
     if (event.run !== undefined && !event.kind.startsWith('part.')) {
@@ -276,8 +416,11 @@ async function read(client: Client, session: Session): Promise<void> {
         if (each.run === event.run) view.draw(each, transcript);
       showRun(youngestRun());
     }
+    if (writer !== undefined && writerOf(event) !== writer && isLive())
+      notices.flash(`The answer goes on, now from ${writerOf(event)}: ${writer} fell silent.`);
     ticker.add(event);
     caughtUp();
+    arrived();
     showNumbers(client, session);
     follow();
   }
@@ -285,14 +428,15 @@ async function read(client: Client, session: Session): Promise<void> {
 
 async function main(): Promise<void> {
   setText(byId('session'), name);
-  byId<HTMLDetailsElement>('log').open = matchMedia('(min-width: 56.01rem)').matches;
+  const wide = matchMedia('(min-width: 56.01rem)').matches;
+  for (const id of ['log', 'parts']) byId<HTMLDetailsElement>(id).open = wide;
   let config: Config | undefined = await firstConfig();
   const auth = async (): Promise<string> => {
     const { token } = config ?? (await fetchConfig());
     config = undefined;
     return token;
   };
-  const client = connect({ urls: config.edge, auth });
+  const client = connect({ urls: config.edges, auth });
   const session = client.attach(name, {
     create: true,
     onGone: 'restart',
@@ -303,16 +447,17 @@ async function main(): Promise<void> {
     view.reset(transcript);
     showRun(youngestRun());
     awaySince = transcript.offset;
-    notice(`Reloaded: this tab goes on after offset ${awaySince}.`);
+    notices.hold('away', `Reloaded: this tab goes on after offset ${awaySince}.`, 'calm');
     follow();
   }
+  tab = { client, session };
   wire(client, session);
   showConnection(client, session);
   try {
     await read(client, session);
   } catch (thrown) {
     const { message, code } = thrown as EverwireError;
-    notice(`The session ended here: ${message} (${code}).`, 'cut');
+    notices.hold('ended', `The session ended here: ${message} (${code}).`);
     showConnection(client, session);
   }
 }
@@ -321,9 +466,11 @@ async function main(): Promise<void> {
 async function firstConfig(): Promise<Config> {
   for (;;) {
     try {
-      return await fetchConfig();
+      const config = await fetchConfig();
+      notices.release('demo');
+      return config;
     } catch (thrown) {
-      notice(`Waiting for the demo: ${(thrown as Error).message}.`, 'cut');
+      notices.hold('demo', `Waiting for the demo: ${(thrown as Error).message}.`);
       await new Promise((resolve) => setTimeout(resolve, 1_000));
     }
   }

@@ -14,12 +14,12 @@ function environment(more) {
 }
 
 /** Runs a command to its end; gives its stdout. */
-export function run(command, args) {
+export function run(command, args, { env = {}, timeoutMs = 20_000 } = {}) {
   return new Promise((resolve, reject) => {
     execFile(
       command,
       args,
-      { encoding: 'utf8', timeout: 20_000, env: environment() },
+      { encoding: 'utf8', timeout: timeoutMs, env: environment(env) },
       (error, stdout, stderr) => {
         if (error === null) resolve(stdout.trim());
         else reject(new Error(`${command} ${args[0]}: ${stderr.trim() || error.message}`));
@@ -32,6 +32,7 @@ export function run(command, args) {
 export class Child {
   #process;
   #timer;
+  #backAt;
   #stopping = false;
   #exited = Promise.resolve();
 
@@ -53,6 +54,18 @@ export class Child {
     return this.#process?.pid;
   }
 
+  /** While it is dead: how long until it is started again, ms. */
+  get backInMs() {
+    return this.#backAt === undefined ? undefined : Math.max(0, this.#backAt - Date.now());
+  }
+
+  /** kill -9; answers whether there was anything to kill. It comes back as after any death. */
+  kill() {
+    if (this.#process?.kill('SIGKILL') !== true) return false;
+    this.#backAt = Date.now() + RESTART_AFTER_MS;
+    return true;
+  }
+
   async #spawn() {
     let what;
     try {
@@ -61,6 +74,7 @@ export class Child {
       return this.#ended(thrown.message);
     }
     if (this.#stopping) return;
+    this.#backAt = undefined;
     const child = spawn(what.command, what.args, {
       env: environment(what.env),
       stdio: ['ignore', 'pipe', 'pipe'],
@@ -82,6 +96,7 @@ export class Child {
     this.log(`${this.name} ended (${why}); starting it again in ${RESTART_AFTER_MS / 1000} s`);
     this.died(why);
     clearTimeout(this.#timer);
+    this.#backAt = Date.now() + RESTART_AFTER_MS;
     this.#timer = setTimeout(() => void this.#spawn(), RESTART_AFTER_MS);
   }
 

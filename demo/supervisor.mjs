@@ -1,5 +1,6 @@
-// Runs the demo: `everwire dev`, one agent process per session that somebody looks at, and the
-// page. Prints one address. Ctrl-C stops everything that it started.
+// Runs the demo: a cluster of three nodes and two edges, one agent process per session that
+// somebody looks at, and the page with its controls. Prints one address. Ctrl-C stops everything
+// that it started.
 //
 //   PORT           of the page (8080; 0 picks one)
 //   EVERWIRE_BIN   the binary (else the newest build of this checkout)
@@ -10,36 +11,31 @@ import { existsSync, mkdirSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { Child, run } from './children.mjs';
-import { serve } from './web.mjs';
+import { Cluster, writeSecret } from './cluster.mjs';
+import { HOSTS, serve } from './web.mjs';
 
 const ROOT = fileURLToPath(new URL('..', import.meta.url));
 const SAMPLE = fileURLToPath(new URL('sample.openai-chat.jsonl', import.meta.url));
-/** That of `everwire dev`'s own token, so that `everwire tail` sees the same sessions. */
-const NAMESPACE = 'dev';
+const NAMESPACE = 'demo';
 /** What a tab may do, and only on its own session. */
 const TAB_MAY = 'create,subscribe,publish,signal:cancel,history,presence';
 const AGENT_MAY = 'create,subscribe,publish,run,history';
+/** For people: `everwire tail`, `publish`, `status` and the like, on every session of the demo. */
+const OPERATOR_MAY = 'create,subscribe,publish,run,signal:cancel,history,presence,admin,operate';
 const TAB_TOKEN_MS = 15 * 60_000;
 /** Agents at once; the one whose session was asked for longest ago makes room. */
 const AGENTS_MAX = 24;
 
 const { PORT = '8080', DEMO_DATA = join(ROOT, 'demo-data'), DEMO_RATE = '30' } = process.env;
 const bin = process.env.EVERWIRE_BIN ?? newestBuild();
-const data = join(DEMO_DATA, 'node');
-/** `everwire dev` makes it at its first start; every token here is minted with it. */
-const key = join(data, 'auth.key');
+const key = join(DEMO_DATA, 'auth.key');
+const operatorToken = join(DEMO_DATA, 'token');
 
-/** Where `everwire dev` listens: {grpc, http}; undefined while it is down. */
-let listening;
-/** The addresses of its first start are kept, because the tabs know them. */
-const ANY = { grpc: '127.0.0.1:0', http: '127.0.0.1:0', admin: '127.0.0.1:0' };
-let addresses = ANY;
-let whenReady = later();
-const doesNotStart = later();
 const agents = new Map();
 const tokens = new Map();
 const say = (text) => process.stderr.write(`${text}\n`);
 const chat = process.env.DEMO_VERBOSE === '1' ? say : () => {};
+const cluster = new Cluster({ bin, data: DEMO_DATA, key, mint: token, say, chat });
 
 function newestBuild() {
   const target = process.env.CARGO_TARGET_DIR ?? join(ROOT, 'target');
@@ -50,67 +46,9 @@ function newestBuild() {
   return built[0] ?? 'everwire';
 }
 
-function later() {
-  let resolve;
-  const promise = new Promise((done) => (resolve = done));
-  return { promise, resolve };
-}
-
-function startServer() {
-  const start = () => {
-    const { grpc, http, admin } = addresses;
-    const listen = ['--grpc', grpc, '--http', http, '--admin', admin];
-    return {
-      command: bin,
-      args: ['dev', '--data', data, ...listen],
-    };
-  };
-  // What it says before it is ready is told only if it does not get there.
-  let last = [];
-  const log = (text) => {
-    chat(text);
-    if (listening === undefined) last = [...last.slice(-9), text];
-  };
-  const line = (text) => {
-    const ready = readyLine(text);
-    if (ready === undefined) return chat(`everwire dev: ${text}`);
-    listening = ready;
-    addresses = {
-      grpc: address(ready.grpc),
-      http: address(ready.http),
-      admin: address(ready.admin),
-    };
-    last = [];
-    whenReady.resolve();
-  };
-  const died = (why) => {
-    // Who waits already waits for the next start.
-    if (listening !== undefined) whenReady = later();
-    listening = undefined;
-    last.forEach((text) => say(text));
-    last = [];
-    if (addresses === ANY) doesNotStart.resolve(why);
-  };
-  return new Child('everwire dev', start, { line, died, log });
-}
-
-function readyLine(text) {
-  try {
-    const line = JSON.parse(text);
-    return line?.ready === true ? line : undefined;
-  } catch {
-    return undefined;
-  }
-}
-
-/** host:port, of an address with or without a scheme. */
-function address(text) {
-  return text.replace(/^[a-z]+:\/\//, '').replace(/\/$/, '');
-}
-
-async function token(participant, kind, session, may, ttl) {
-  const who = ['--namespace', NAMESPACE, '--participant', participant, '--kind', kind];
-  return run(bin, ['token', ...who, '--allow', `${session}=${may}`, '--ttl', ttl, '--key', key]);
+async function token(participant, kind, allow, ttl, namespace = NAMESPACE) {
+  const who = ['--namespace', namespace, '--participant', participant, '--kind', kind];
+  return run(bin, ['token', ...who, '--allow', allow, '--ttl', ttl, '--key', key]);
 }
 
 /** A tab's token, minted anew when half of its time is over. */
@@ -118,7 +56,7 @@ async function tabToken(visitor, session) {
   const id = `${visitor} ${session}`;
   const known = tokens.get(id);
   if (known !== undefined && known.until > Date.now()) return known.token;
-  const minted = token(visitor, 'user', session, TAB_MAY, `${TAB_TOKEN_MS / 60_000}m`);
+  const minted = token(visitor, 'user', `${session}=${TAB_MAY}`, `${TAB_TOKEN_MS / 60_000}m`);
   tokens.delete(id);
   tokens.set(id, { token: minted, until: Date.now() + TAB_TOKEN_MS / 2 });
   if (tokens.size > 1_000) tokens.delete(tokens.keys().next().value);
@@ -140,40 +78,69 @@ function ensureAgent(session) {
 
 function startAgent(session) {
   const start = async () => {
-    await whenReady.promise;
-    const EVERWIRE_TOKEN = await token('lighthouse-agent', 'agent', session, AGENT_MAY, '24h');
+    await cluster.whenReady;
+    const allow = `${session}=${AGENT_MAY}`;
+    const EVERWIRE_TOKEN = await token('lighthouse-agent', 'agent', allow, '24h');
     return {
       command: bin,
       args: ['agent', 'replay', session, '--from', SAMPLE, '--rate', DEMO_RATE, '--answer-inputs'],
-      env: { EVERWIRE_TOKEN, EVERWIRE_ADDR: address(listening.grpc) },
+      env: { EVERWIRE_TOKEN, EVERWIRE_ADDR: cluster.nodes },
     };
   };
   return new Child(`agent of ${session}`, start, { log: chat, line: chat });
 }
 
+/** What a tab needs to connect; `edge` is one of `edges`, for pages that take only one. */
 async function config(session, visitor) {
-  if (listening === undefined) throw new Error('the server is starting');
+  await cluster.whenReady;
   ensureAgent(session);
-  const { http } = listening;
-  const edge = /^https?:/.test(http) ? http : `http://${http}`;
-  return { edge, token: await tabToken(visitor, session), participant: visitor, session };
+  const { edges } = cluster;
+  const [edge] = edges;
+  return { edge, edges, token: await tabToken(visitor, session), participant: visitor, session };
+}
+
+/** What the page shows beside the session: who lives, who leads, and whether its agent runs. */
+function view(session, tail) {
+  const agent = agents.get(session)?.pid === undefined ? 'dead' : 'alive';
+  return { ...cluster.view(session, tail), agent };
+}
+
+async function kill({ what, session, edge }) {
+  return what === 'leader' ? cluster.killLeader(session) : cluster.killEdge(edge);
+}
+
+async function startCluster(port) {
+  say('Starting three nodes and two edges …');
+  const began = Date.now();
+  mkdirSync(DEMO_DATA, { recursive: true });
+  if (!existsSync(key)) await run(bin, ['token', '--new-key', key]);
+  const mine = await token('you', 'operator', `*=${OPERATOR_MAY}`, '8760h');
+  writeSecret(operatorToken, mine);
+  await cluster.start(HOSTS.map((host) => `http://${host}:${port}`));
+  await cluster.whenReady;
+  say(`The cluster serves, after ${((Date.now() - began) / 1000).toFixed(1)} s. A look at it:`);
+  say(`  ${bin} status --addr ${cluster.nodes} --token-file ${operatorToken}`);
 }
 
 async function main() {
-  mkdirSync(DEMO_DATA, { recursive: true });
-  const page = await serve(Number(PORT), config);
-  const server = startServer();
+  const page = await serve(Number(PORT), { config, view, kill });
+  let stopping = false;
   const stop = async () => {
-    process.off('SIGINT', stop).off('SIGTERM', stop);
+    if (stopping) return;
+    stopping = true;
     page.close();
     page.closeAllConnections();
     await Promise.all([...agents.values()].map((agent) => agent.stop()));
-    await server.stop();
+    await cluster.stop();
     process.exit(0);
   };
-  process.on('SIGINT', stop).on('SIGTERM', stop);
-  const why = await Promise.race([whenReady.promise, doesNotStart.promise]);
-  if (why !== undefined) throw new Error(`everwire dev does not start (${why})`);
+  process.on('SIGINT', stop).on('SIGTERM', stop).on('SIGHUP', stop);
+  // Nobody listens any more: a closed pipe.
+  for (const stream of [process.stdout, process.stderr]) stream.on('error', stop);
+  await startCluster(page.address().port).catch(async (thrown) => {
+    if (!stopping) await cluster.stop();
+    throw thrown;
+  });
   process.stdout.write(
     `Everwire demo: http://127.0.0.1:${page.address().port}/ (Ctrl-C stops it)\n`,
   );

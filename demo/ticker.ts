@@ -2,6 +2,9 @@
 import type { SessionEvent } from '@everwire/client';
 import { element } from './dom.js';
 
+/** Besides signals: what was done to a run, not by it. */
+const CONTROL: readonly string[] = ['run.cancelled', 'run.orphaned', 'run.claimed'];
+
 /** Rows that are kept; more than any screen shows. */
 const ROWS_MAX = 60;
 
@@ -9,7 +12,7 @@ export class Ticker {
   constructor(private readonly list: HTMLElement) {}
 
   add(event: SessionEvent): void {
-    const control = event.kind.startsWith('signal.') || event.kind === 'run.cancelled';
+    const control = event.kind.startsWith('signal.') || CONTROL.includes(event.kind);
     const row = element('li', control ? 'control' : '');
     row.append(
       element('span', 'of', String(event.offset)),
@@ -41,6 +44,14 @@ function glimpse(event: SessionEvent): string {
       return event.body.text;
     case 'run.cancelled':
       return `at ${event.body.cancel_offset}`;
+    case 'signal.observed':
+      return `${event.author.participant} saw the stop at ${event.body.signal_offset}`;
+    case 'run.orphaned':
+      return 'its agent is silent';
+    case 'run.claimed':
+      return `by ${event.author.participant}`;
+    case 'run.epilogue':
+      return JSON.stringify(event.body.data ?? event.body.data_base64 ?? null);
     case 'message.end':
       return event.body.status;
     case 'message.start':

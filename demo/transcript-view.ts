@@ -2,7 +2,12 @@
  * Draws the transcript. Everything below `[data-testid=transcript]` is a function of the log
  * alone: two tabs at the same offset show the same text.
  */
-import type { Transcript, TranscriptMessage, TranscriptPart } from '@everwire/client';
+import type {
+  Transcript,
+  TranscriptMessage,
+  TranscriptPart,
+  TranscriptRun,
+} from '@everwire/client';
 import { element } from './dom.js';
 
 interface Drawn {
@@ -27,11 +32,13 @@ export class TranscriptView {
   /** Brings one message up to date. */
   draw(message: TranscriptMessage, transcript: Transcript): void {
     const drawn = this.#drawn.get(message.message) ?? this.#begin(message);
-    drawn.article.className = `message ${message.role} ${message.status}`;
+    const run = message.run === undefined ? undefined : transcript.run(message.run);
+    const state = run?.state === 'orphaned' ? `${message.status} orphaned` : message.status;
+    drawn.article.className = `message ${message.role} ${state}`;
     for (const part of message.parts) this.#drawPart(drawn, part);
     const { from, to } = message;
     drawn.range.textContent = from === to ? `offset ${from}` : `offsets ${from}–${to}`;
-    drawn.ending.textContent = ending(message, transcript);
+    drawn.ending.textContent = ending(message, run);
   }
 
   #begin(message: TranscriptMessage): Drawn {
@@ -75,18 +82,28 @@ function wordsOf(part: TranscriptPart): string {
   return part.part_kind === 'text' ? missing + part.text : `${name}${missing}${part.text}${data}`;
 }
 
-function ending(message: TranscriptMessage, transcript: Transcript): string {
-  const run = message.run === undefined ? undefined : transcript.run(message.run);
+function ending(message: TranscriptMessage, run: TranscriptRun | undefined): string {
   switch (message.status) {
     case 'cancelled':
-      return run?.cancel_offset === undefined
-        ? 'stopped'
-        : `stopped at offset ${run.cancel_offset} by ${run.cancelled_by?.participant}`;
+      return run?.cancel_offset === undefined ? 'stopped' : stopped(run);
     case 'incomplete':
       return run?.reason === undefined ? 'incomplete' : `failed: ${run.reason}`;
     case 'open':
-      return 'streaming';
+      return streaming(message, run);
     default:
       return message.role === 'user' ? '' : 'complete';
   }
+}
+
+function stopped({ cancel_offset, cancelled_by, observed_offset }: TranscriptRun): string {
+  const where = `stopped at offset ${cancel_offset} by ${cancelled_by?.participant}`;
+  const seen = observed_offset === undefined ? '' : `, seen by the agent at ${observed_offset}`;
+  return where + seen;
+}
+
+/** An open message may have lost its writer, or have another one than at its start. */
+function streaming(message: TranscriptMessage, run: TranscriptRun | undefined): string {
+  if (run?.state === 'orphaned') return `no agent since offset ${run.orphaned}`;
+  const writer = run?.author?.participant ?? message.author.participant;
+  return writer === message.author.participant ? 'streaming' : `streaming, now from ${writer}`;
 }

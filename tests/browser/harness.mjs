@@ -1,30 +1,35 @@
 // What the browser tests share: the demo (given, or started here), Chromium, and tabs.
 //
-//   DEMO_URL      a demo that runs already; else one is started
-//   EVERWIRE_BIN  the binary for it; else the stand-in, which shows the page but not the server
+//   DEMO_URL      a demo that runs already, for the tests of the page; else one is started
+//   EVERWIRE_BIN  the binary for it; else the newest build of this checkout
 //   CHROMIUM      the browser (/usr/bin/chromium)
 import assert from 'node:assert/strict';
-import { spawn } from 'node:child_process';
+import { execFile, spawn } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { promisify } from 'node:util';
 import { chromium } from 'playwright-core';
 
 const SUPERVISOR = fileURLToPath(new URL('../../demo/supervisor.mjs', import.meta.url));
-const STAND_IN = fileURLToPath(new URL('fake-everwire.mjs', import.meta.url));
 
-/** Starts the demo; gives its address and how to stop it. */
+/** It gives way to the nodes, as if it ran on a machine of its own. */
+const NICE_CHROMIUM = fileURLToPath(new URL('nice-chromium', import.meta.url));
+/** Until what must happen has happened. Generous: the machine may be busy with other things. */
+const HAPPENS_MS = 60_000;
+
+/** The demo that was given, or one of our own. */
+export async function givenDemo() {
+  const { DEMO_URL } = process.env;
+  if (DEMO_URL) return { url: DEMO_URL.replace(/\/$/, ''), stop: async () => {} };
+  return startDemo();
+}
+
+/** Starts the demo; gives its address, its process id, where its data is, and how to stop it. */
 export async function startDemo() {
-  if (process.env.DEMO_URL)
-    return { url: process.env.DEMO_URL.replace(/\/$/, ''), stop: async () => {}, real: false };
   const data = mkdtempSync(join(tmpdir(), 'everwire-demo-'));
-  const bin = process.env.EVERWIRE_BIN ?? STAND_IN;
-  if (bin === STAND_IN) {
-    console.error('SKIPPED: EVERWIRE_BIN is not set; the stand-in answers, not the server');
-    assert.notEqual(process.env.CI, 'true', 'a skip is a failure in CI');
-  }
-  const env = { ...process.env, PORT: '0', DEMO_DATA: data, EVERWIRE_BIN: bin };
+  const env = { ...process.env, PORT: '0', DEMO_DATA: data };
   const demo = spawn(process.execPath, [SUPERVISOR], { env, stdio: ['ignore', 'pipe', 'inherit'] });
   const url = await new Promise((resolve, reject) => {
     demo.once('exit', (code) => reject(new Error(`the demo ended with ${code}`)));
@@ -40,7 +45,23 @@ export async function startDemo() {
     await ended;
     rmSync(data, { recursive: true, force: true });
   };
-  return { url, stop, pid: demo.pid, real: bin !== STAND_IN };
+  return { url, stop, pid: demo.pid, data };
+}
+
+/** The whole log of a session, as `everwire tail` tells it. */
+export async function tailOf({ pid, data }, session) {
+  const ports = JSON.parse(readFileSync(join(data, 'ports.json'), 'utf8'));
+  const nodes = Object.values(ports).filter(({ grpc }) => grpc !== undefined);
+  const addr = nodes.map(({ grpc }) => `127.0.0.1:${grpc}`).join(',');
+  const [node] = childrenOf(pid, 'node');
+  const [bin] = commandOf(node);
+  const from = ['--addr', addr, '--token-file', join(data, 'token')];
+  const options = { maxBuffer: 1 << 26, timeout: 30_000 };
+  const { stdout } = await promisify(execFile)(bin, ['tail', session, '--json', ...from], options);
+  return stdout
+    .trim()
+    .split('\n')
+    .map((line) => JSON.parse(line));
 }
 
 /** The process ids of a process's children whose command line holds the word. */
@@ -48,13 +69,16 @@ export function childrenOf(pid, word) {
   const children = readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8')
     .split(' ')
     .filter(Boolean);
-  const line = (child) => readFileSync(`/proc/${child}/cmdline`, 'utf8').split('\0');
-  return children.map(Number).filter((child) => line(child).includes(word));
+  return children.map(Number).filter((child) => commandOf(child).includes(word));
+}
+
+function commandOf(pid) {
+  return readFileSync(`/proc/${pid}/cmdline`, 'utf8').split('\0');
 }
 
 export function startBrowser() {
   return chromium.launch({
-    executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',
+    executablePath: NICE_CHROMIUM,
     headless: true,
     args: ['--no-sandbox', '--disable-dev-shm-usage', '--disable-gpu'],
   });
@@ -106,7 +130,7 @@ export class Tab {
   }
 
   /** Waits until what the tab shows is so. */
-  async until(condition, what, ms = 15_000) {
+  async until(condition, what, ms = HAPPENS_MS) {
     const end = Date.now() + ms;
     for (;;) {
       const seen = await this.see();
@@ -149,6 +173,10 @@ function look() {
     duplicates: Number(text('duplicates')),
     notice: text('notice'),
     cursor: text('cursor'),
+    cluster: text('cluster'),
+    clusterState: byTestId('cluster-state')?.dataset.state,
+    leader: document.getElementById('way-leader-who')?.textContent,
+    edge: document.getElementById('way-edge-who')?.textContent,
     visibility: document.visibilityState,
   };
 }
@@ -212,6 +240,40 @@ export class FreezableTab {
     await this.control.detach();
   }
 }
+
+/** People who look at sessions of a demo. */
+export class Stage {
+  constructor(demo, browser) {
+    this.demo = demo;
+    this.browser = browser;
+  }
+
+  /** A browser of their own, until the test ends. */
+  async person(t, options = {}) {
+    const viewport = { width: 1280, height: 800 };
+    const context = await this.browser.newContext({ viewport, ...options });
+    t.after(() => context.close());
+    return context;
+  }
+
+  /** A tab on a fresh session in which the answer has begun. */
+  async watching(t, context, session = sessionName()) {
+    const tab = await Tab.open(context, `${this.demo.url}/?session=${session}`);
+    const streams = ({ offset, runState }) => offset > 20 && runState === 'running';
+    await tab.until(streams, 'an answer streams');
+    return tab;
+  }
+
+  /** The same session in a tab of its own, as another person would open it. */
+  async witness(t, tab) {
+    const other = await Tab.open(await this.person(t), tab.page.url());
+    const live = ({ connection, offset }) => connection === 'live' && offset > 0;
+    await other.until(live, 'the other tab is live');
+    return other;
+  }
+}
+
+export const ended = ({ runState }) => ['completed', 'cancelled', 'failed'].includes(runState);
 
 /** All tabs stand at the same offset and show the same; gives what they show. */
 export async function assertSame(...tabs) {

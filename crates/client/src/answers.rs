@@ -1,10 +1,12 @@
 //! What the calls answer: wire messages turned into words of `core`.
 
+use std::time::Duration;
+
 use everwire_core::command::CancelOutcome;
 use everwire_core::row::{Frozen, RunState};
 use everwire_core::{
-    Event, InputId, NodeId, Offset, ParticipantId, RunEpoch, RunId, Seq, SessionEpoch, SessionName,
-    ShardId, Timestamp,
+    Event, InputRef, NodeId, Offset, ParticipantId, RunEpoch, RunId, Seq, SessionEpoch,
+    SessionName, ShardId, Timestamp,
 };
 
 /// Everything up to `seq` is on disk at a majority.
@@ -38,6 +40,8 @@ pub struct RunGrant {
     pub run_epoch: RunEpoch,
     /// Where `run.started` or `run.claimed` stands.
     pub offset: Offset,
+    /// For how long the writer may be silent; `None` from a server without leases.
+    pub lease: Option<Duration>,
     /// An earlier attempt had been granted already.
     pub duplicate: bool,
 }
@@ -153,7 +157,11 @@ pub struct RunInfo {
     /// Whoever was granted it.
     pub writer: ParticipantId,
     /// The input that it answers.
-    pub input: Option<InputId>,
+    pub input: Option<InputRef>,
+    /// The run that it works for.
+    pub parent: Option<RunId>,
+    /// For how long its writer may be silent.
+    pub lease: Option<Duration>,
     /// Where `run.started` stands.
     pub started: Offset,
     /// Where it ended; `None` while it is live.
@@ -175,6 +183,8 @@ pub struct ClusterStatus {
     pub nodes: Vec<NodeInfo>,
     /// The shards.
     pub shards: Vec<ShardInfo>,
+    /// The rules that the metadata group speaks; see [`ShardInfo::rules`].
+    pub metadata_rules: Option<u32>,
 }
 
 /// A node.
@@ -186,6 +196,41 @@ pub struct NodeInfo {
     pub addr: String,
     /// Whether it was heard of lately.
     pub alive: bool,
+    /// Its name in the cluster.
+    pub name: String,
+    /// Its replicas are being moved elsewhere, then it goes for ever.
+    pub leaving: bool,
+    /// Shards that it leads.
+    pub leads: u32,
+    /// Shards of which it holds a replica.
+    pub holds: u32,
+    /// Whether it leads the metadata group.
+    pub metadata_leader: bool,
+    /// Whether it votes in the metadata group.
+    pub metadata_voter: bool,
+    /// What it said of itself last; `None`: it has said nothing for a while.
+    pub meters: Option<NodeMeters>,
+    /// The newest rules that its build knows; `None` while it has not said so lately.
+    pub rules: Option<u32>,
+}
+
+/// What a node said of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeMeters {
+    /// Bytes of its disk; 0 when it does not know.
+    pub disk_total: u64,
+    /// Bytes that are left of it.
+    pub disk_available: u64,
+    /// Elections that its groups have seen since it started.
+    pub elections: u64,
+    /// Bytes of commands that wait there, for the log or on their way to a leader elsewhere.
+    pub queued_bytes: u64,
+    /// Synced writes of its log in the last minute.
+    pub syncs: u64,
+    /// Half of them took no longer.
+    pub sync_p50: Duration,
+    /// All but a hundredth of them took no longer.
+    pub sync_p99: Duration,
 }
 
 /// A shard.
@@ -203,4 +248,17 @@ pub struct ShardInfo {
     pub applied: u64,
     /// The last committed log index.
     pub committed: u64,
+    /// How far each other member is behind the leader's log, in entries; empty while the leader
+    /// has not said so.
+    pub followers: Vec<(NodeId, u64)>,
+    /// The rules that its state speaks: raised once every member knows newer ones. `None` while
+    /// nobody has said so.
+    pub rules: Option<u32>,
+}
+
+impl ShardInfo {
+    /// How far the last of the others is behind; `None` while nobody knows.
+    pub fn lag(&self) -> Option<u64> {
+        self.followers.iter().map(|(_, lag)| *lag).max()
+    }
 }

@@ -25,13 +25,18 @@ impl Backoff {
 
     /// The next pause.
     pub(crate) fn pause(&mut self) -> Duration {
-        let bound = BACKOFF_MIN
-            .saturating_mul(1 << self.step.min(16))
-            .min(BACKOFF_MAX);
+        let bound = bound(self.step);
         self.step = self.step.saturating_add(1);
         let bound = u64::try_from(bound.as_micros()).unwrap_or(u64::MAX - 1);
         Duration::from_micros(self.random.next() % (bound + 1))
     }
+}
+
+/// The longest pause after so many others.
+pub(crate) fn bound(step: u32) -> Duration {
+    BACKOFF_MIN
+        .saturating_mul(1 << step.min(16))
+        .min(BACKOFF_MAX)
 }
 
 #[cfg(test)]

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use everwire_core::command::CancelOutcome;
+use everwire_core::command::{CancelOutcome, StartRun};
 use everwire_core::limits::GRPC_ANSWER_BYTES_MAX;
 use everwire_core::{
-    Code, Draft, InputId, Key, Kind, Namespace, NodeId, Offset, Refusal, RunEpoch, RunId, Seq,
-    SessionEpoch, SessionName, ShardId,
+    Cancel, Code, Draft, InputId, InputRef, Key, Kind, Lease, Namespace, NodeId, Offset, Refusal,
+    RunEpoch, RunId, Seq, SessionEpoch, SessionName, ShardId,
 };
+use everwire_proto::control::HoldsCancel;
 use everwire_proto::v1;
 use everwire_proto::v1::attach_client::AttachClient;
 use everwire_proto::v1::cluster_client::ClusterClient;
@@ -243,43 +244,97 @@ impl Client {
         )
     }
 
-    /// Begins a run. Retries safely, with a key of its own.
+    /// Begins a root run with the default lease. Retries safely, with a key of its own.
     pub async fn start_run(
         &self,
         session: &SessionName,
         run: RunId,
         input: Option<InputId>,
     ) -> Result<Publisher, Refusal> {
+        let start = StartRun {
+            input: input.map(InputRef::of_anybody),
+            ..StartRun::new(run)
+        };
+        self.start(session, start).await
+    }
+
+    /// Begins a run: perhaps a child of another one, with a lease of its own, or for an input
+    /// whose author is known, so that a stop of that input finds it. Without a key one is minted.
+    ///
+    /// ```no_run
+    /// use everwire_client::{Client, StartRun};
+    /// use everwire_core::{Refusal, RunId, SessionName};
+    ///
+    /// async fn delegate(client: Client, session: SessionName) -> Result<(), Refusal> {
+    ///     let work = client.start_run(&session, RunId::parse("plan")?, None).await?;
+    ///     let part = StartRun {
+    ///         parent: Some(work.run().clone()),
+    ///         ..StartRun::new(RunId::parse("search")?)
+    ///     };
+    ///     client.start(&session, part).await?.complete().await?;
+    ///     work.complete().await?;
+    ///     Ok(())
+    /// }
+    /// ```
+    pub async fn start(
+        &self,
+        session: &SessionName,
+        start: StartRun,
+    ) -> Result<Publisher, Refusal> {
+        let run = start.run;
+        let (input, author) = match start.input {
+            Some(InputRef { input, author }) => (Some(input), author),
+            None => (None, None),
+        };
+        let key = start.key.unwrap_or_else(|| self.caller.mint_key());
         let request = v1::StartRequest {
             session: session.to_string(),
             run: run.to_string(),
             input: input.map(|input| input.to_string()).unwrap_or_default(),
-            key: self.caller.mint_key().to_string(),
+            key: key.to_string(),
+            input_by: author.map(|author| author.to_string()).unwrap_or_default(),
+            parent: start.parent.map(|run| run.to_string()).unwrap_or_default(),
+            lease_ms: start.lease.map_or(0, Lease::ms),
+            meta: start.meta.map(|data| v1::Data::from(&data)),
         };
         let call = |channel, request| async move { RunsClient::new(channel).start(request).await };
         let answer = self
             .caller
             .unary(Lane::Data, Aim::Writes(session.clone()), request, call)
             .await?;
+        let (lease, again) = (answer.lease_ms, answer.duplicate);
         let (epoch, offset) = (answer.run_epoch, answer.offset);
-        let grant = wire::run_grant(&answer.session_epoch, epoch, offset, answer.duplicate)?;
+        let grant = wire::run_grant(&answer.session_epoch, epoch, offset, lease, again)?;
         Ok(self.granted(session, run, grant))
     }
 
-    /// Takes over one's own live run under the next epoch.
+    /// Takes over one's own live run, or anybody's orphaned one, under the next epoch, with the
+    /// default lease.
     pub async fn claim_run(&self, session: &SessionName, run: RunId) -> Result<Publisher, Refusal> {
+        self.claim(session, run, None).await
+    }
+
+    /// The same with a lease of another length.
+    pub async fn claim(
+        &self,
+        session: &SessionName,
+        run: RunId,
+        lease: Option<Lease>,
+    ) -> Result<Publisher, Refusal> {
         let request = v1::ClaimRequest {
             session: session.to_string(),
             run: run.to_string(),
             key: self.caller.mint_key().to_string(),
+            lease_ms: lease.map_or(0, Lease::ms),
         };
         let call = |channel, request| async move { RunsClient::new(channel).claim(request).await };
         let answer = self
             .caller
             .unary(Lane::Data, Aim::Writes(session.clone()), request, call)
             .await?;
+        let (lease, again) = (answer.lease_ms, answer.duplicate);
         let (epoch, offset) = (answer.run_epoch, answer.offset);
-        let grant = wire::run_grant(&answer.session_epoch, epoch, offset, answer.duplicate)?;
+        let grant = wire::run_grant(&answer.session_epoch, epoch, offset, lease, again)?;
         Ok(self.granted(session, run, grant))
     }
 
@@ -341,18 +396,47 @@ impl Client {
         )
     }
 
-    /// Stops a run. Being denied and an unknown run are outcomes like the others.
+    /// Stops a run, at once. Being denied and an unknown run are outcomes like the others.
     pub async fn cancel(
         &self,
         session: &SessionName,
         run: &RunId,
         key: Option<Key>,
     ) -> Result<Cancelled, Refusal> {
-        let request = v1::CancelRequest {
+        self.stop(session, &Cancel::run(run.clone()), key).await
+    }
+
+    /// Stops a run, all that work for it, whatever answers an input, or the whole session; at
+    /// once or leaving time for an epilogue; perhaps only if the run is as expected.
+    ///
+    /// ```no_run
+    /// use everwire_client::{Cancel, Client, Target};
+    /// use everwire_core::{Refusal, RunId, SessionName};
+    ///
+    /// async fn stop_all(client: Client, session: SessionName) -> Result<(), Refusal> {
+    ///     let root = RunId::parse("plan")?;
+    ///     let stop = Cancel {
+    ///         grace_ms: Some(2_000),
+    ///         ..Cancel::of(Target::Subtree(root))
+    ///     };
+    ///     let stopped = client.stop(&session, &stop, None).await?;
+    ///     println!("{}", stopped.outcome.as_str());
+    ///     Ok(())
+    /// }
+    /// ```
+    pub async fn stop(
+        &self,
+        session: &SessionName,
+        cancel: &Cancel,
+        key: Option<Key>,
+    ) -> Result<Cancelled, Refusal> {
+        cancel.check_shape()?;
+        let mut request = v1::CancelRequest {
             session: session.to_string(),
-            run: run.to_string(),
             key: key.unwrap_or_else(|| self.caller.mint_key()).to_string(),
+            ..v1::CancelRequest::default()
         };
+        request.put_cancel(cancel);
         let call =
             |channel, request| async move { SignalsClient::new(channel).cancel(request).await };
         let decided = |outcome| Cancelled {

@@ -25,11 +25,13 @@ mod watch;
 mod wire;
 
 pub use answers::{
-    Ack, AckRange, Cancelled, ClusterStatus, Created, ListedSession, NodeInfo, Page, Posted,
-    RunGrant, RunInfo, SessionInfo, SessionPage, ShardInfo,
+    Ack, AckRange, Cancelled, ClusterStatus, Created, ListedSession, NodeInfo, NodeMeters, Page,
+    Posted, RunGrant, RunInfo, SessionInfo, SessionPage, ShardInfo,
 };
 pub use client::Client;
 pub use config::{BoxFuture, ClientConfig, Connector, Io, TlsConfig, TokenSource};
+pub use everwire_core::command::StartRun;
+pub use everwire_core::control::{Cancel, Guard, InputRef, Lease, Target};
 pub use message::RunWriter;
 pub use publisher::{Acks, Publisher};
 pub use subscriber::{SubscribeOptions, Subscriber, SubscriberEvent};

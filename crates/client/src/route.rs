@@ -8,6 +8,7 @@ use everwire_core::{Code, Namespace, SessionName, Slot};
 use everwire_proto::token::claimed_namespace;
 
 use crate::address::Address;
+use crate::backoff;
 use crate::call::{Failure, Next};
 use crate::connection::{Connections, Lane};
 use crate::map::Leader;
@@ -40,8 +41,10 @@ pub(crate) struct Route {
     leads: Option<u64>,
     /// A leader that a refusal named while there was no map.
     hinted: Option<Address>,
-    /// In a row.
+    /// In a row, since it was last known who leads.
     failures: u32,
+    /// The newest term whose leader was gone to.
+    news: Option<u64>,
     /// That this choice went well was told to everybody.
     told: bool,
 }
@@ -65,6 +68,7 @@ impl Route {
             leads: None,
             hinted: None,
             failures: 0,
+            news: None,
             told: false,
         }
     }
@@ -142,7 +146,14 @@ impl Route {
             _ => return Pace::Pause(self.leader(connections)),
         }
         let next = match self.leader(connections) {
-            Leader::At(address, _) if writes => address,
+            Leader::At(address, term) if writes => {
+                if address != self.address && self.news.is_none_or(|known| term > known) {
+                    // The failures of an election that is over say nothing of who was elected;
+                    // and elections are rare, so this is no way to ask without a pause.
+                    (self.news, self.failures) = (Some(term), 1);
+                }
+                address
+            },
             _ => connections.replica(self.slot),
         };
         let other = named || next != self.address;
@@ -160,11 +171,12 @@ impl Route {
         }
         // An election is short: whoever waits for one must not sleep through its end.
         let election = before == Leader::Nobody && self.failures <= ELECTION_FAILURES_MAX;
-        let pause = if election {
-            within(pause, LEADERLESS_PAUSE_MAX)
+        let bound = if election {
+            LEADERLESS_PAUSE_MAX
         } else {
-            pause
+            backoff::bound(self.failures.saturating_sub(1))
         };
+        let pause = within(pause, bound);
         let elected = connections.until(|connections| {
             let leader = self.leader(connections);
             (matches!(leader, Leader::At(..)) && leader != before).then_some(())

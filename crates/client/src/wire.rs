@@ -8,11 +8,11 @@ use std::time::Duration;
 use everwire_core::command::CancelOutcome;
 use everwire_core::row::{Frozen, RunState};
 use everwire_core::{Event, NodeId, Offset, Refusal, Seq, SessionEpoch, ShardId, Timestamp};
-use everwire_proto::{field, v1};
+use everwire_proto::{control, field, v1};
 
 use crate::answers::{
-    AckRange, Cancelled, ClusterStatus, Created, ListedSession, NodeInfo, Page, Posted, RunGrant,
-    RunInfo, SessionInfo, SessionPage, ShardInfo,
+    AckRange, Cancelled, ClusterStatus, Created, ListedSession, NodeInfo, NodeMeters, Page, Posted,
+    RunGrant, RunInfo, SessionInfo, SessionPage, ShardInfo,
 };
 
 /// A session epoch that must be there.
@@ -66,11 +66,29 @@ pub(crate) fn session_page(answer: v1::ListResponse) -> Result<SessionPage, Refu
 }
 
 pub(crate) fn cluster_status(answer: v1::StatusResponse) -> ClusterStatus {
+    let rules = |rules: u32| (rules != 0).then_some(rules);
     let node = |node: v1::NodeStatus| NodeInfo {
         id: NodeId(node.id),
         addr: node.addr,
         alive: node.alive,
+        name: node.name,
+        leaving: node.leaving,
+        leads: node.leads,
+        holds: node.holds,
+        metadata_leader: node.metadata_leader,
+        metadata_voter: node.metadata_voter,
+        meters: node.meters.map(|meters| NodeMeters {
+            disk_total: meters.disk_total,
+            disk_available: meters.disk_available,
+            elections: meters.elections,
+            queued_bytes: meters.queued_bytes,
+            syncs: meters.syncs,
+            sync_p50: Duration::from_micros(meters.sync_p50_us),
+            sync_p99: Duration::from_micros(meters.sync_p99_us),
+        }),
+        rules: rules(node.rules),
     };
+    let follower = |follower: v1::FollowerStatus| (NodeId(follower.node), follower.lag);
     let shard = |shard: v1::ShardStatus| ShardInfo {
         id: ShardId(shard.id),
         leader: (shard.leader != 0).then_some(NodeId(shard.leader)),
@@ -78,12 +96,15 @@ pub(crate) fn cluster_status(answer: v1::StatusResponse) -> ClusterStatus {
         term: shard.term,
         applied: shard.applied,
         committed: shard.committed,
+        followers: shard.followers.into_iter().map(follower).collect(),
+        rules: rules(shard.rules),
     };
     ClusterStatus {
         cluster: answer.cluster,
         version: answer.version,
         nodes: answer.nodes.into_iter().map(node).collect(),
         shards: answer.shards.into_iter().map(shard).collect(),
+        metadata_rules: rules(answer.metadata_rules),
     }
 }
 
@@ -94,7 +115,9 @@ pub(crate) fn run_info(answer: &v1::GetResponse) -> Result<RunInfo, Refusal> {
         state: run_state(&answer.state)?,
         run_epoch: field::run_epoch("run_epoch", answer.run_epoch)?,
         writer: field::name("writer", &answer.writer)?,
-        input: field::optional_name("input", &answer.input)?,
+        input: control::input_ref(&answer.input, &answer.input_by)?,
+        parent: field::optional_name("parent", &answer.parent)?,
+        lease: lease(answer.lease_ms),
         started: field::offset("started", answer.started)?,
         ended: ended.transpose()?,
         last_seq: Seq(answer.last_seq),
@@ -107,14 +130,20 @@ pub(crate) fn run_grant(
     epoch: &str,
     run_epoch: u32,
     offset: u64,
+    lease_ms: u32,
     duplicate: bool,
 ) -> Result<RunGrant, Refusal> {
     Ok(RunGrant {
         session_epoch: session_epoch(epoch)?,
         run_epoch: field::run_epoch("run_epoch", run_epoch)?,
         offset: field::offset("offset", offset)?,
+        lease: lease(lease_ms),
         duplicate,
     })
+}
+
+fn lease(ms: u32) -> Option<Duration> {
+    (ms > 0).then(|| Duration::from_millis(ms.into()))
 }
 
 pub(crate) fn posted(answer: &v1::PostResponse) -> Result<Posted, Refusal> {

@@ -126,10 +126,10 @@ codes! {
     NotLeader "NOT_LEADER" RetryElsewhere 4026 503 5 "This node does not lead the session's shard.";
     WrongCluster "WRONG_CLUSTER" Stop 4027 421 1 "The peer or the data belong to another cluster.";
     NoQuorum "NO_QUORUM" Retry 4028 503 5 "The shard has no majority right now.";
-    Stale "STALE" RetryElsewhere 4029 503 5 "This replica has heard no leader for a while.";
+    Stale "STALE" RetryElsewhere 4029 503 5 "This replica has heard no leader for a while, or is being rebuilt from another.";
     Draining "DRAINING" RetryElsewhere 4030 503 5 "This server is about to stop; move on.";
     SlowReader "SLOW_READER" Reattach 4031 503 5 "The connection took no bytes for too long; nothing is lost, come back with the cursor.";
-    Frozen "FROZEN" Stop 4032 409 3 "The session is frozen until an operator looks at it.";
+    Frozen "FROZEN" Stop 4032 409 3 "The session is frozen until an operator looks at it; or its whole shard is, because replicas differ and no majority agrees.";
     Internal "INTERNAL" Retry 4033 500 1 "Our mistake. It is in the log of the server.";
 }
 

@@ -5,10 +5,11 @@
 
 use crate::clock::Timestamp;
 use crate::code::Refusal;
-use crate::event::{Author, Draft};
-use crate::ids::{InputId, Key, Namespace, RunId, SessionName};
+use crate::control::{Cancel, InputRef, Lease};
+use crate::event::{Author, Body, Data, Draft};
+use crate::ids::{Key, Namespace, RunId, SessionName};
 use crate::position::{Offset, RunEpoch, Seq, SessionEpoch};
-use crate::row::{SessionKey, TimerKind};
+use crate::row::{RunState, SessionKey, TimerKind};
 
 /// The two lanes in front of a shard's log; never reordered within. People first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -36,7 +37,7 @@ pub struct Batch {
 }
 
 /// What a leader asks of its whole shard. Nobody's request: it has no actor, and no outcome.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Control {
     /// The shard applies by these rules from here on, and never again by older ones. Proposed
     /// when every member has said that it knows them; a replica that does not know them stops.
@@ -49,6 +50,32 @@ pub enum Control {
     Fire(Fire),
     /// Each replica remembers what it has computed up to the end of this entry, to be compared.
     Audit,
+    /// A run's writer has shown no sign of life for its whole lease, as the leader's own clock
+    /// has it. Does nothing if the writer, or anything else, has moved the run meanwhile.
+    Expire(Expire),
+}
+
+impl Control {
+    /// The oldest rules that know it.
+    pub fn rules_needed(&self) -> u32 {
+        match self {
+            Self::RaiseRules { .. } | Self::Fire(_) | Self::Audit => 1,
+            Self::Expire(_) => 2,
+        }
+    }
+}
+
+/// A run whose lease has ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Expire {
+    /// Its session.
+    pub session: SessionKey,
+    /// The run.
+    pub run: RunId,
+    /// The epoch whose writer is silent.
+    pub run_epoch: RunEpoch,
+    /// The last offset that this epoch committed; [`Offset::ZERO`] before its first.
+    pub last_offset: Offset,
 }
 
 /// A timer that is to fire.
@@ -92,20 +119,25 @@ pub enum Op {
     /// Lets a frozen session take commands again. Idempotent.
     Unfreeze,
     /// Begins a run; grants epoch 1.
-    StartRun {
-        /// The run.
-        run: RunId,
-        /// The input that it answers.
-        input: Option<InputId>,
-        /// Makes a repeated start answer like the first.
-        key: Option<Key>,
-    },
+    StartRun(StartRun),
     /// Takes a live run over; grants the next epoch.
     ClaimRun {
         /// The run.
         run: RunId,
+        /// For how long the new writer may be silent.
+        lease: Option<Lease>,
         /// Makes a repeated claim answer like the first.
         key: Option<Key>,
+    },
+    /// A sign of life of a run's writer, and how far it has read. The leader answers it from
+    /// memory while nothing waits to be observed; only else it goes into the log.
+    Heartbeat {
+        /// The run.
+        run: RunId,
+        /// The writer's epoch.
+        run_epoch: RunEpoch,
+        /// The writer has seen all events up to here.
+        observed_through: Option<Offset>,
     },
     /// Appends a run's output: messages, parts, `app` events, and its end.
     Publish {
@@ -127,10 +159,10 @@ pub enum Op {
         /// Hash of the draft's encoding, made by the proposer: same key, other body is refused.
         body_hash: u128,
     },
-    /// Stops a run.
+    /// Stops a run, or more.
     Cancel {
-        /// The run.
-        run: RunId,
+        /// What, and how.
+        cancel: Cancel,
         /// Required.
         key: Key,
         /// Hash of the signal's encoding.
@@ -138,22 +170,78 @@ pub enum Op {
     },
 }
 
+/// What a start asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StartRun {
+    /// The run.
+    pub run: RunId,
+    /// The input that it answers.
+    pub input: Option<InputRef>,
+    /// The live run that it works for.
+    pub parent: Option<RunId>,
+    /// For how long its writer may be silent.
+    pub lease: Option<Lease>,
+    /// What the application says about it; at most
+    /// [`RUN_META_BYTES_MAX`](crate::limits::RUN_META_BYTES_MAX).
+    pub meta: Option<Data>,
+    /// Makes a repeated start answer like the first.
+    pub key: Option<Key>,
+}
+
+impl StartRun {
+    /// A root run that answers nothing, with the default lease.
+    pub fn new(run: RunId) -> Self {
+        Self {
+            run,
+            input: None,
+            parent: None,
+            lease: None,
+            meta: None,
+            key: None,
+        }
+    }
+
+    /// Whether it says anything that the first rules did not know.
+    fn is_plain(&self) -> bool {
+        let author = self.input.as_ref().and_then(|input| input.author.as_ref());
+        author.is_none() && self.parent.is_none() && self.lease.is_none() && self.meta.is_none()
+    }
+}
+
 impl Op {
     /// The lane that the command waits in.
     pub fn lane(&self) -> Lane {
         match self {
             Self::Post { draft, .. } => match draft.body {
-                crate::event::Body::Input { .. } => Lane::People,
+                Body::Input { .. } => Lane::People,
                 _ => Lane::Agents,
             },
             Self::Cancel { .. } => Lane::People,
             Self::CreateSession
             | Self::DeleteSession
             | Self::Unfreeze
-            | Self::StartRun { .. }
+            | Self::StartRun(_)
             | Self::ClaimRun { .. }
+            | Self::Heartbeat { .. }
             | Self::Publish { .. } => Lane::Agents,
         }
+    }
+
+    /// The oldest rules that know the command as it is said. A leader proposes nothing that the
+    /// rules of its shard do not know.
+    pub fn rules_needed(&self) -> u32 {
+        let plain = match self {
+            Self::CreateSession | Self::DeleteSession | Self::Unfreeze | Self::Post { .. } => true,
+            Self::StartRun(start) => start.is_plain(),
+            Self::ClaimRun { lease, .. } => lease.is_none(),
+            Self::Heartbeat { .. } => false,
+            Self::Publish { drafts, .. } => {
+                let new = |draft: &Draft| matches!(draft.body, Body::RunEpilogue { .. });
+                !drafts.iter().any(new)
+            },
+            Self::Cancel { cancel, .. } => cancel.is_plain(),
+        };
+        if plain { 1 } else { 2 }
     }
 
     /// What is asked for, in a word: for people, where a session was frozen.
@@ -162,8 +250,9 @@ impl Op {
             Self::CreateSession => "create",
             Self::DeleteSession => "delete",
             Self::Unfreeze => "unfreeze",
-            Self::StartRun { .. } => "start",
+            Self::StartRun(_) => "start",
             Self::ClaimRun { .. } => "claim",
+            Self::Heartbeat { .. } => "heartbeat",
             Self::Publish { .. } => "publish",
             Self::Post { .. } => "post",
             Self::Cancel { .. } => "cancel",
@@ -183,11 +272,12 @@ impl Op {
                     + ENVELOPE
             },
             Self::Post { draft, .. } => draft.payload_bytes() + 2 * ENVELOPE,
+            Self::StartRun(start) => start.meta.as_ref().map_or(0, Data::len) + 2 * ENVELOPE,
             Self::CreateSession
             | Self::DeleteSession
             | Self::Unfreeze
-            | Self::StartRun { .. }
             | Self::ClaimRun { .. }
+            | Self::Heartbeat { .. }
             | Self::Cancel { .. } => 2 * ENVELOPE,
         }
     }
@@ -225,8 +315,19 @@ pub enum Outcome {
         run_epoch: RunEpoch,
         /// The offset of `run.started` or `run.claimed`.
         offset: Offset,
+        /// For how long the writer may be silent; `None` where the shard's rules know no leases.
+        lease: Option<Lease>,
         /// Whether this answers a repeated request.
         duplicate: bool,
+    },
+    /// A sign of life was taken.
+    Renewed {
+        /// The session's history.
+        session_epoch: SessionEpoch,
+        /// The state of the run: running, or cancelled when this told that the stop was seen.
+        state: RunState,
+        /// Where `signal.observed` stands, if this command committed it.
+        observed: Option<Offset>,
     },
     /// Output was taken, in whole or in part.
     Published(Published),
@@ -311,7 +412,7 @@ pub enum CancelOutcome {
     /// The run had ended before.
     AlreadyTerminal {
         /// How.
-        state: crate::row::RunState,
+        state: RunState,
         /// Where its end stands.
         offset: Offset,
     },

@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use crate::clock::Timestamp;
 use crate::code::{Code, Details, Refusal};
+use crate::control::{InputRef, Target};
 use crate::ids::{InputId, MessageId, PartId, ParticipantId, RunId};
 use crate::limits::{EVENT_BYTES_MAX, INPUT_BYTES_MAX, LABEL_BYTES_MAX};
 use crate::position::{Offset, RunEpoch, Seq};
@@ -20,6 +21,16 @@ pub struct Author {
     pub participant: ParticipantId,
     /// Its kind.
     pub kind: ParticipantKind,
+}
+
+impl Author {
+    /// The server itself, for what nobody asked for: a lease that ended, a limit that passed.
+    pub fn server() -> Self {
+        Self {
+            participant: ParticipantId::parse("everwire").expect("it is a participant's name"),
+            kind: ParticipantKind::Server,
+        }
+    }
 }
 
 /// Where an event stands in its run's own count.
@@ -88,10 +99,16 @@ pub enum Body {
     /// `run.started`.
     RunStarted {
         /// The input that the run answers.
-        input: Option<InputId>,
+        input: Option<InputRef>,
+        /// The run that it works for.
+        parent: Option<RunId>,
+        /// What the application says about it.
+        meta: Option<Data>,
     },
     /// `run.claimed`; the stamp carries the new epoch.
     RunClaimed,
+    /// `run.orphaned`: its writer was silent for its whole lease; the stamp says which.
+    RunOrphaned,
     /// `run.completed`.
     RunCompleted,
     /// `run.failed`.
@@ -103,6 +120,12 @@ pub enum Body {
     RunCancelled {
         /// Where the signal was committed.
         cancel_offset: Offset,
+    },
+    /// `run.epilogue`: what a run that was stopped gracefully still has to say: usage, a note.
+    /// Never part of its text.
+    RunEpilogue {
+        /// Whatever the application needs.
+        data: Option<Data>,
     },
     /// `message.start`.
     MessageStart {
@@ -163,8 +186,15 @@ pub enum Body {
     },
     /// `signal.cancel`.
     SignalCancel {
-        /// The run that was to be cancelled.
-        run: RunId,
+        /// What was to be cancelled.
+        target: Target,
+        /// For how long an epilogue may follow, milliseconds; `None`: not at all.
+        grace_ms: Option<u32>,
+    },
+    /// `signal.observed`: the writer of the run has seen a signal.
+    SignalObserved {
+        /// Where the signal stands.
+        signal_offset: Offset,
     },
     /// `app`.
     App {
@@ -181,9 +211,11 @@ impl Body {
         match self {
             Self::RunStarted { .. } => Kind::RunStarted,
             Self::RunClaimed => Kind::RunClaimed,
+            Self::RunOrphaned => Kind::RunOrphaned,
             Self::RunCompleted => Kind::RunCompleted,
             Self::RunFailed { .. } => Kind::RunFailed,
             Self::RunCancelled { .. } => Kind::RunCancelled,
+            Self::RunEpilogue { .. } => Kind::RunEpilogue,
             Self::MessageStart { .. } => Kind::MessageStart,
             Self::MessageEnd { .. } => Kind::MessageEnd,
             Self::PartStart { .. } => Kind::PartStart,
@@ -191,6 +223,7 @@ impl Body {
             Self::PartEnd { .. } => Kind::PartEnd,
             Self::Input { .. } => Kind::Input,
             Self::SignalCancel { .. } => Kind::SignalCancel,
+            Self::SignalObserved { .. } => Kind::SignalObserved,
             Self::App { .. } => Kind::App,
         }
     }
@@ -199,7 +232,9 @@ impl Body {
     pub fn payload_bytes(&self) -> usize {
         let data = |data: &Option<Data>| data.as_ref().map_or(0, Data::len);
         match self {
+            Self::RunStarted { meta, .. } => data(meta),
             Self::RunFailed { reason } => reason.len(),
+            Self::RunEpilogue { data: extra } => data(extra),
             Self::PartStart {
                 name, data: extra, ..
             } => name.as_ref().map_or(0, String::len) + data(extra),
@@ -209,13 +244,14 @@ impl Body {
                 text, data: extra, ..
             } => text.len() + data(extra),
             Self::App { name, data: extra } => name.len() + data(extra),
-            Self::RunStarted { .. }
-            | Self::RunClaimed
+            Self::RunClaimed
+            | Self::RunOrphaned
             | Self::RunCompleted
             | Self::RunCancelled { .. }
             | Self::MessageStart { .. }
             | Self::MessageEnd { .. }
-            | Self::SignalCancel { .. } => 0,
+            | Self::SignalCancel { .. }
+            | Self::SignalObserved { .. } => 0,
         }
     }
 }

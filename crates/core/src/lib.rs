@@ -6,6 +6,7 @@
 pub mod clock;
 pub mod code;
 pub mod command;
+pub mod control;
 pub mod event;
 pub mod grant;
 pub mod ids;
@@ -18,6 +19,7 @@ pub mod vocabulary;
 pub use clock::{Clock, Random, Timestamp};
 pub use code::{Advice, Code, Details, Refusal};
 pub use command::{Command, Op, Outcome};
+pub use control::{Cancel, Guard, InputRef, Lease, Target};
 pub use event::{Author, Body, Draft, Event, Kind, ParticipantKind};
 pub use ids::{
     InputId, Key, MessageId, Namespace, NodeId, PartId, ParticipantId, RunId, SessionName,

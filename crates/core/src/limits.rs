@@ -137,6 +137,26 @@ pub const LIVE_RUNS_MAX: u32 = 256;
 pub const OPEN_MESSAGES_MAX: u32 = 64;
 /// Open parts of one run.
 pub const OPEN_PARTS_MAX: u32 = 64;
+/// Runs above a run, itself included: a tree that is deeper has lost its way.
+pub const RUN_DEPTH_MAX: u32 = 16;
+/// What an application may say about a run when it starts it, bytes.
+pub const RUN_META_BYTES_MAX: usize = 16 << 10;
+/// The lease of a writer that asks for none: its longest silence.
+pub const LEASE_DEFAULT: Duration = Duration::from_secs(15);
+/// Shortest lease: below it an election would cost a living writer its run.
+pub const LEASE_MIN: Duration = Duration::from_secs(5);
+/// Longest lease.
+pub const LEASE_MAX: Duration = Duration::from_secs(3600);
+/// A run without a writer is given up after so long: it has failed, as lost.
+pub const ORPHAN_LIMIT: Duration = Duration::from_secs(600);
+/// A graceful stop leaves its writer so long at most.
+pub const GRACE_MAX: Duration = Duration::from_secs(30);
+/// Stops of inputs that no run answers yet, of one session.
+pub const TOMBSTONES_MAX: u32 = 64;
+/// The same that one participant has pressed.
+pub const TOMBSTONES_PER_PARTICIPANT_MAX: u32 = 8;
+/// How long such a stop waits for its run.
+pub const TOMBSTONE_TTL: Duration = Duration::from_secs(600);
 /// Inputs and signals of one session in one day of command time.
 pub const PEOPLE_PER_DAY_MAX: u32 = 10_000;
 /// A client key older than this counts as absent.
@@ -150,6 +170,8 @@ pub const STALE_KEYS_EVERY: Duration = Duration::from_secs(3600);
 pub const TIMERS_AHEAD: Duration = Duration::from_secs(3600);
 /// Timers that a leader lets fire in one log entry.
 pub const FIRES_PER_ENTRY: usize = 256;
+/// Leases that a leader lets end in one log entry.
+pub const EXPIRES_PER_ENTRY: usize = 256;
 
 /// A shard that changes is audited this often, and after [`AUDIT_ENTRIES`] entries.
 pub const AUDIT_EVERY: Duration = Duration::from_secs(10);
@@ -164,6 +186,14 @@ pub const STALE_AFTER: Duration = Duration::from_secs(2);
 pub const FLUSH_BYTES: u64 = 64 << 20;
 /// The event DB is flushed when the oldest un-flushed apply is this old.
 pub const FLUSH_EVERY: Duration = Duration::from_secs(30);
+/// Everything that a node holds is read once in so long, and held against its checksums.
+pub const SCRUB_EVERY: Duration = Duration::from_secs(24 * 3600);
+/// The first time so long after its start.
+pub const SCRUB_AFTER: Duration = Duration::from_secs(60);
+/// What is read of it at a time, bytes.
+pub const SCRUB_BYTES: usize = 1 << 20;
+/// The pause between two of these: at most 8 MiB a second.
+pub const SCRUB_PAUSE: Duration = Duration::from_millis(125);
 /// Memory of a node's two databases together, caches and write buffers, bytes.
 pub const STORE_MEMORY_BYTES: usize = 384 << 20;
 /// From so full a disk on, percent, agents' output is refused.

@@ -4,7 +4,8 @@
 //! No row holds text of a conversation; only events do.
 
 use crate::clock::Timestamp;
-use crate::event::{MessageStatus, PartKind, Role};
+use crate::control::InputRef;
+use crate::event::{Author, MessageStatus, PartKind, Role};
 use crate::ids::{
     InputId, Key, MessageId, Namespace, PartId, ParticipantId, RunId, SessionName, SessionNo, Slot,
 };
@@ -46,8 +47,39 @@ pub enum RowKey {
     KeyAge(SessionKey, Timestamp, ParticipantId, Key),
     /// Index: live runs, by slot first so that a shard can be split.
     LiveRun(SessionKey, RunId),
+    /// A stop of an input that no run answers yet.
+    Tombstone(SessionKey, ParticipantId, InputId),
     /// A deadline of a session.
     Timer(SessionKey, Timestamp, TimerKind),
+}
+
+impl RowKey {
+    /// The session whose row it is; names and counters belong to their slot.
+    pub fn session(&self) -> Option<SessionKey> {
+        match self {
+            Self::Name(..) | Self::Counter(_) => None,
+            Self::Head(session)
+            | Self::Run(session, ..)
+            | Self::Epoch(session, ..)
+            | Self::Batch(session, ..)
+            | Self::Message(session, ..)
+            | Self::Part(session, ..)
+            | Self::Input(session, ..)
+            | Self::Key(session, ..)
+            | Self::KeyAge(session, ..)
+            | Self::LiveRun(session, ..)
+            | Self::Tombstone(session, ..)
+            | Self::Timer(session, ..) => Some(*session),
+        }
+    }
+
+    /// The slot under which it lies.
+    pub fn slot(&self) -> Slot {
+        match self {
+            Self::Name(slot, ..) | Self::Counter(slot) => *slot,
+            key => key.session().expect("every other row is a session's").slot,
+        }
+    }
 }
 
 /// What a deadline is about.
@@ -55,16 +87,19 @@ pub enum RowKey {
 pub enum TimerKind {
     /// Client keys that count as absent are to be removed.
     StaleKeys,
+    /// A run has been without a writer for too long.
+    OrphanLimit,
 }
 
 impl TimerKind {
     /// Every kind.
-    pub const ALL: [Self; 1] = [Self::StaleKeys];
+    pub const ALL: [Self; 2] = [Self::StaleKeys, Self::OrphanLimit];
 
     /// Its number on disk: for ever.
     pub fn number(self) -> u8 {
         match self {
             Self::StaleKeys => 1,
+            Self::OrphanLimit => 2,
         }
     }
 
@@ -81,6 +116,44 @@ pub enum RowRange {
     KeyAges(SessionKey),
     /// [`RowKey::LiveRun`] of one session.
     LiveRuns(SessionKey),
+    /// [`RowKey::Tombstone`] of one session.
+    Tombstones(SessionKey),
+}
+
+impl RowRange {
+    /// The session whose rows they are.
+    pub fn session(self) -> SessionKey {
+        match self {
+            Self::KeyAges(session) | Self::LiveRuns(session) | Self::Tombstones(session) => session,
+        }
+    }
+
+    /// Whether a row is one of these.
+    pub fn holds(self, key: &RowKey) -> bool {
+        match (self, key) {
+            (Self::KeyAges(session), RowKey::KeyAge(of, ..))
+            | (Self::LiveRuns(session), RowKey::LiveRun(of, _))
+            | (Self::Tombstones(session), RowKey::Tombstone(of, ..)) => session == *of,
+            _ => false,
+        }
+    }
+
+    /// A key that sorts before all of these, and behind every other that does.
+    pub fn lowest(self) -> RowKey {
+        // The lowest character of each alphabet, alone.
+        let somebody = || ParticipantId::parse("!").expect("a participant");
+        match self {
+            Self::KeyAges(session) => {
+                let key = Key::parse("-").expect("a key");
+                RowKey::KeyAge(session, Timestamp(0), somebody(), key)
+            },
+            Self::LiveRuns(session) => RowKey::LiveRun(session, RunId::parse("-").expect("a run")),
+            Self::Tombstones(session) => {
+                let input = InputId::parse("-").expect("an input");
+                RowKey::Tombstone(session, somebody(), input)
+            },
+        }
+    }
 }
 
 /// The value of a row.
@@ -106,6 +179,8 @@ pub enum Row {
     Input(InputRow),
     /// See [`RowKey::Key`].
     Key(KeyRow),
+    /// See [`RowKey::Tombstone`].
+    Tombstone(TombstoneRow),
     /// See [`RowKey::Timer`].
     Timer(TimerRow),
     /// See [`RowKey::KeyAge`] and [`RowKey::LiveRun`]: the key says it all.
@@ -145,11 +220,13 @@ pub struct HeadRow {
 }
 
 /// A deadline that stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TimerRow {
     /// Tells it from others of its session, kind and moment, before and after it: what fires
     /// must name the one that stands.
     pub guard: u64,
+    /// The run that it is about, where the kind is about one.
+    pub run: Option<RunId>,
 }
 
 /// A session that takes no command until an operator has looked at it: the rules met a mistake
@@ -167,6 +244,8 @@ pub struct Frozen {
 pub enum RunState {
     /// Its writer may write.
     Running,
+    /// Its writer was silent for its whole lease: anybody may claim it.
+    Orphaned,
     /// Ended well.
     Completed,
     /// Ended badly.
@@ -177,8 +256,9 @@ pub enum RunState {
 
 impl RunState {
     /// Every state.
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 5] = [
         Self::Running,
+        Self::Orphaned,
         Self::Completed,
         Self::Failed,
         Self::Cancelled,
@@ -186,13 +266,17 @@ impl RunState {
 
     /// Whether the state is final.
     pub fn is_terminal(self) -> bool {
-        self != Self::Running
+        match self {
+            Self::Running | Self::Orphaned => false,
+            Self::Completed | Self::Failed | Self::Cancelled => true,
+        }
     }
 
     /// The word on the wire.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Running => "running",
+            Self::Orphaned => "orphaned",
             Self::Completed => "completed",
             Self::Failed => "failed",
             Self::Cancelled => "cancelled",
@@ -215,7 +299,20 @@ pub struct RunRow {
     /// Whoever was granted it.
     pub writer: ParticipantId,
     /// The input that it answers.
-    pub input: Option<InputId>,
+    pub input: Option<InputRef>,
+    /// The run that it works for.
+    pub parent: Option<RunId>,
+    /// How many runs stand above it.
+    pub depth: u32,
+    /// For how long its writer may be silent, milliseconds; 0 where the rules that granted it knew
+    /// no leases.
+    pub lease_ms: u32,
+    /// While it is orphaned: when it is given up.
+    pub lost_at: Option<Timestamp>,
+    /// The signal that its writer has not been seen to have seen.
+    pub unobserved: Option<Offset>,
+    /// What its writer may still append although it was cancelled.
+    pub epilogue: Option<EpilogueRow>,
     /// Where `run.started` stands.
     pub started: Offset,
     /// Where it ended (the signal, for a cancel); `None` while it is live.
@@ -226,6 +323,38 @@ pub struct RunRow {
     pub open_messages: Vec<MessageId>,
     /// Its open parts, over all messages.
     pub open_parts: u32,
+}
+
+impl RunRow {
+    /// A root run that has just started, under its first epoch, with no lease.
+    pub fn started(writer: ParticipantId, at: Offset) -> Self {
+        Self {
+            state: RunState::Running,
+            run_epoch: RunEpoch::FIRST,
+            writer,
+            input: None,
+            parent: None,
+            depth: 0,
+            lease_ms: 0,
+            lost_at: None,
+            unobserved: None,
+            epilogue: None,
+            started: at,
+            ended: None,
+            epoch_closed: false,
+            open_messages: Vec::new(),
+            open_parts: 0,
+        }
+    }
+}
+
+/// The epilogue of a run that was cancelled gracefully.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EpilogueRow {
+    /// The epoch under which it is written.
+    pub run_epoch: RunEpoch,
+    /// The last moment at which it is taken.
+    pub until: Timestamp,
 }
 
 /// What one writer of a run has committed.
@@ -287,6 +416,19 @@ pub struct PartRow {
 pub struct InputRow {
     /// Where it stands.
     pub offset: Offset,
+    /// The run that was started last to answer it, as far as that said whose input it answers.
+    pub run: Option<RunId>,
+}
+
+/// A stop of an input that no run answers yet: such a run is born cancelled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TombstoneRow {
+    /// Where the signal stands.
+    pub cancel_offset: Offset,
+    /// Who pressed.
+    pub by: Author,
+    /// The last moment at which it counts.
+    pub until: Timestamp,
 }
 
 /// A client key and what it stood for.

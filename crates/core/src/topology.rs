@@ -114,6 +114,14 @@ pub enum Change {
         /// The nodes.
         nodes: Vec<NodeId>,
     },
+    /// The metadata group's state speaks these rules from here on. Concerns the group alone: the
+    /// topology stays as it is.
+    RaiseRules {
+        /// The rules.
+        version: u32,
+    },
+    /// Changes nothing: each replica of the metadata group remembers what it holds here.
+    Audit,
 }
 
 impl Topology {

@@ -36,6 +36,8 @@ vocabulary! {
         Operator "operator",
         /// An edge, for its shared subscriptions; never an author.
         Edge "edge",
+        /// The server itself, for what nobody asked for; never in a token.
+        Server "server",
     }
 }
 
@@ -126,12 +128,16 @@ vocabulary! {
         RunStarted "run.started",
         /// A writer took a run over under the next run_epoch.
         RunClaimed "run.claimed",
+        /// A run's writer was silent for its whole lease.
+        RunOrphaned "run.orphaned",
         /// A run ended well.
         RunCompleted "run.completed",
         /// A run ended badly.
         RunFailed "run.failed",
         /// A run was cancelled.
         RunCancelled "run.cancelled",
+        /// What a run that was stopped gracefully still had to say.
+        RunEpilogue "run.epilogue",
         /// A message begins.
         MessageStart "message.start",
         /// A message ended.
@@ -146,6 +152,8 @@ vocabulary! {
         Input "input",
         /// A stop.
         SignalCancel "signal.cancel",
+        /// The writer of a run has seen a signal.
+        SignalObserved "signal.observed",
         /// An application event.
         App "app",
     }

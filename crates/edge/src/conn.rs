@@ -10,17 +10,17 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use everwire_client::Io;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Sleep, sleep};
 use tokio_rustls::server::TlsStream;
 
 use crate::metrics::Metrics;
 
-/// The bottom: TCP.
+/// The bottom: TCP, or what a simulation has in its place.
 pub(crate) struct Tcp {
-    stream: TcpStream,
+    stream: Box<dyn Io>,
     /// Since when the kernel has taken nothing, though something waits.
     blocked: Option<Instant>,
     /// Ends the connection by itself after so long a block; `None` when somebody else watches.
@@ -30,7 +30,7 @@ pub(crate) struct Tcp {
 
 impl Tcp {
     /// A fresh connection that gives up on a peer who takes nothing for so long.
-    pub(crate) fn new(stream: TcpStream, give_up_after: Duration) -> Self {
+    pub(crate) fn new(stream: Box<dyn Io>, give_up_after: Duration) -> Self {
         Self {
             stream,
             blocked: None,
@@ -90,7 +90,7 @@ impl AsyncWrite for Tcp {
     }
 
     fn is_write_vectored(&self) -> bool {
-        true
+        self.stream.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -14,7 +14,9 @@ use everwire_core::limits::EDGE_FRAME_IN_BYTES_MAX;
 use everwire_core::{Code, Key, Refusal, RunId, SessionName};
 use everwire_proto::event::check_posted;
 use everwire_proto::frame::{ServerFrame, Subprotocol, encode_server};
-use everwire_proto::json::{draft_from_json, refusal_to_json};
+use everwire_proto::json::{
+    any_cancel_from_json, cancel_from_json, draft_from_json, refusal_to_json,
+};
 use everwire_proto::token::{Bearer, from_header};
 use futures_util::StreamExt;
 use tokio::time::timeout;
@@ -39,7 +41,8 @@ pub(crate) fn router(edge: Arc<Shared>) -> Router {
             "/v1/sessions/{session}/events",
             get(sse::open).post(publish),
         )
-        .route("/v1/sessions/{session}/runs/{run}/cancel", post(cancel))
+        .route("/v1/sessions/{session}/runs/{run}/cancel", post(cancel_run))
+        .route("/v1/sessions/{session}/cancel", post(cancel))
         .route("/v1/tickets", post(ticket))
         .fallback(nothing_here)
         .method_not_allowed_fallback(not_this_way)
@@ -179,18 +182,35 @@ async fn publish(
     answered(&edge, work.await)
 }
 
-async fn cancel(
+async fn cancel_run(
     State(edge): State<Arc<Shared>>,
     names: Result<Path<(String, String)>, PathRejection>,
     headers: HeaderMap,
+    body: Body,
 ) -> Response {
     let work = async {
         let identity = caller(&edge, &headers)?;
         let (session, run) = path(names)?;
         let session = SessionName::parse(&session)?;
-        let run = RunId::parse(&run)?;
         let key = key(&headers)?;
-        write(&edge, &identity, &session, Ask::Cancel { run, key }).await
+        let cancel = cancel_from_json(RunId::parse(&run)?, &read(&edge, body).await?)?;
+        write(&edge, &identity, &session, Ask::Cancel { cancel, key }).await
+    };
+    answered(&edge, work.await)
+}
+
+async fn cancel(
+    State(edge): State<Arc<Shared>>,
+    session: Result<Path<String>, PathRejection>,
+    headers: HeaderMap,
+    body: Body,
+) -> Response {
+    let work = async {
+        let identity = caller(&edge, &headers)?;
+        let session = SessionName::parse(&path(session)?)?;
+        let key = key(&headers)?;
+        let cancel = any_cancel_from_json(&read(&edge, body).await?)?;
+        write(&edge, &identity, &session, Ask::Cancel { cancel, key }).await
     };
     answered(&edge, work.await)
 }

@@ -15,7 +15,7 @@ use everwire_core::code::Details;
 use everwire_core::command::Lane;
 use everwire_core::event::Body;
 use everwire_core::limits::REQUESTS_PER_SOCKET_MAX;
-use everwire_core::{Code, Draft, Key, Refusal, RunId, SessionName};
+use everwire_core::{Cancel, Code, Draft, Key, Refusal, SessionName};
 use everwire_proto::frame::ServerFrame;
 use everwire_proto::token::Bearer;
 use tokio::time::timeout;
@@ -37,8 +37,8 @@ pub(crate) enum Ask {
     },
     /// A stop.
     Cancel {
-        /// Of which run.
-        run: RunId,
+        /// Of what, and how.
+        cancel: Cancel,
         /// The idempotency key; one is minted if absent.
         key: Option<Key>,
     },
@@ -111,8 +111,8 @@ impl Ask {
                     duplicate: posted.duplicate,
                 })
             },
-            Self::Cancel { run, key } => {
-                let cancelled = upstream.cancel(token, session, &run, key).await?;
+            Self::Cancel { cancel, key } => {
+                let cancelled = upstream.cancel(token, session, &cancel, key).await?;
                 Ok(ServerFrame::Outcome {
                     session: session.clone(),
                     session_epoch: cancelled.session_epoch,

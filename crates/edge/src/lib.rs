@@ -38,6 +38,7 @@ mod wake;
 mod wire;
 
 pub use config::{EdgeConfig, EdgeError, EdgeTls, Timings};
+pub use listener::Incoming;
 pub use upstream::{RoomKey, Subscription, Upstream};
 
 use std::net::SocketAddr;
@@ -100,11 +101,33 @@ impl Edge {
     /// # Panics
     /// Outside a tokio runtime.
     pub fn start_with(config: EdgeConfig, upstream: Arc<dyn Upstream>) -> Result<Self, EdgeError> {
-        let addr = config.http;
         let listener = Listener::bind(&config)?;
-        let http_addr = listener
-            .addr()
-            .map_err(|source| EdgeError::Listen { addr, source })?;
+        Self::serve(config, upstream, listener)
+    }
+
+    /// The same in a network of somebody's own, too: what `config` says of the address that is
+    /// served is what [`Edge::http_addr`] answers, and nothing else.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub fn start_in(
+        config: EdgeConfig,
+        upstream: Arc<dyn Upstream>,
+        incoming: Incoming,
+    ) -> Result<Self, EdgeError> {
+        let listener = Listener::given(&config, incoming)?;
+        Self::serve(config, upstream, listener)
+    }
+
+    fn serve(
+        config: EdgeConfig,
+        upstream: Arc<dyn Upstream>,
+        listener: Listener,
+    ) -> Result<Self, EdgeError> {
+        let addr = config.http;
+        let bound = listener.addr();
+        let bound = bound.map_err(|source| EdgeError::Listen { addr, source })?;
+        let http_addr = bound.unwrap_or(addr);
         let drain_window = config.drain_window;
         let shared = share(config, upstream);
         let closing = CancellationToken::new();

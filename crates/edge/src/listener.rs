@@ -1,11 +1,13 @@
 //! Taking connections: TCP, TLS, HTTP/1.1, each within bounds that a hostile peer cannot stretch.
 
-use std::io::Write as _;
+use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use everwire_client::Io;
+use futures_util::stream::{BoxStream, StreamExt};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -36,9 +38,40 @@ const TURNED_AWAY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: a
     connection: close\r\ncontent-length: 98\r\n\r\n\
     {\"code\":\"OVERLOADED\",\"message\":\"too many connections on this edge\",\"advice\":\"retry\",\"details\":{}}\n";
 
+/// Connections as clients open them, from a network of somebody's own.
+pub type Incoming = BoxStream<'static, io::Result<Box<dyn Io>>>;
+
+/// Where connections come from.
+enum Source {
+    Tcp(TcpListener),
+    Given(Incoming),
+}
+
+/// A connection that was just opened.
+enum Opened {
+    Tcp(TcpStream),
+    Given(Box<dyn Io>),
+}
+
+impl Source {
+    /// The next connection; pending for good when no more can come. Cancel-safe.
+    async fn next(&mut self) -> io::Result<Opened> {
+        match self {
+            Self::Tcp(listener) => {
+                let (stream, _) = listener.accept().await?;
+                Ok(Opened::Tcp(stream))
+            },
+            Self::Given(incoming) => match incoming.next().await {
+                Some(opened) => opened.map(Opened::Given),
+                None => std::future::pending().await,
+            },
+        }
+    }
+}
+
 /// Takes connections of one address.
 pub(crate) struct Listener {
-    listener: TcpListener,
+    source: Source,
     tls: Option<TlsAcceptor>,
     places: Arc<Semaphore>,
 }
@@ -52,27 +85,40 @@ impl Listener {
         }
         let tls = config.tls.as_ref().map(acceptor).transpose()?;
         let listener = listen(addr).map_err(|source| EdgeError::Listen { addr, source })?;
-        Ok(Self {
-            listener,
-            tls,
-            places: Arc::new(Semaphore::new(config.connections_max)),
-        })
+        Ok(Self::new(config, Source::Tcp(listener), tls))
     }
 
-    /// Where it listens.
-    pub(crate) fn addr(&self) -> std::io::Result<SocketAddr> {
-        self.listener.local_addr()
+    /// Takes what comes from a network of somebody's own.
+    pub(crate) fn given(config: &EdgeConfig, incoming: Incoming) -> Result<Self, EdgeError> {
+        let tls = config.tls.as_ref().map(acceptor).transpose()?;
+        Ok(Self::new(config, Source::Given(incoming), tls))
+    }
+
+    fn new(config: &EdgeConfig, source: Source, tls: Option<TlsAcceptor>) -> Self {
+        Self {
+            source,
+            tls,
+            places: Arc::new(Semaphore::new(config.connections_max)),
+        }
+    }
+
+    /// Where it listens, if it is a socket.
+    pub(crate) fn addr(&self) -> io::Result<Option<SocketAddr>> {
+        match &self.source {
+            Source::Tcp(listener) => listener.local_addr().map(Some),
+            Source::Given(_) => Ok(None),
+        }
     }
 
     /// Takes connections until `stop`.
-    pub(crate) async fn run(self, edge: Arc<Shared>, router: Router, stop: CancellationToken) {
+    pub(crate) async fn run(mut self, edge: Arc<Shared>, router: Router, stop: CancellationToken) {
         loop {
             let accepted = tokio::select! {
-                accepted = self.listener.accept() => accepted,
+                accepted = self.source.next() => accepted,
                 () = stop.cancelled() => return,
             };
             match accepted {
-                Ok((stream, _)) => self.take(stream, &edge, &router, &stop),
+                Ok(opened) => self.take(opened, &edge, &router, &stop),
                 Err(error) => {
                     // Most likely no file descriptor is free: the next one comes with a close.
                     tracing::warn!(%error, "a connection could not be taken");
@@ -82,21 +128,21 @@ impl Listener {
         }
     }
 
-    fn take(
-        &self,
-        stream: TcpStream,
-        edge: &Arc<Shared>,
-        router: &Router,
-        stop: &CancellationToken,
-    ) {
+    fn take(&self, opened: Opened, edge: &Arc<Shared>, router: &Router, stop: &CancellationToken) {
         let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
             edge.metrics.turned_away.inc();
-            if self.tls.is_none() {
+            if let (Opened::Tcp(stream), None) = (opened, &self.tls) {
                 turn_away(stream);
             }
             return;
         };
-        tune(&stream, edge.timings.lost_after);
+        let stream = match opened {
+            Opened::Tcp(stream) => {
+                tune(&stream, edge.timings.lost_after);
+                Box::new(stream)
+            },
+            Opened::Given(stream) => stream,
+        };
         let tcp = Tcp::new(stream, edge.timings.slow_after);
         let (tls, metrics) = (self.tls.clone(), Arc::clone(&edge.metrics));
         let within = edge.timings.auth_within;
@@ -131,7 +177,7 @@ async fn serve(conn: Conn, within: Duration, router: Router, stop: CancellationT
     let _ = serving.await;
 }
 
-fn listen(addr: SocketAddr) -> std::io::Result<TcpListener> {
+fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
     let socket = if addr.is_ipv4() {
         TcpSocket::new_v4()?
     } else {

@@ -10,7 +10,7 @@ use everwire_client::{
     SubscriberEvent,
 };
 use everwire_core::{
-    Code, Cursor, Draft, Key, Namespace, Offset, Refusal, RunId, SessionEpoch, SessionName,
+    Cancel, Code, Cursor, Draft, Key, Namespace, Offset, Refusal, SessionEpoch, SessionName,
 };
 use everwire_proto::token::Bearer;
 
@@ -61,7 +61,7 @@ pub trait Upstream: Send + Sync + 'static {
         &'a self,
         token: &'a Bearer,
         session: &'a SessionName,
-        run: &'a RunId,
+        cancel: &'a Cancel,
         key: Option<Key>,
     ) -> BoxFuture<'a, Result<Cancelled, Refusal>>;
 }
@@ -132,10 +132,10 @@ impl Upstream for Client {
         &'a self,
         token: &'a Bearer,
         session: &'a SessionName,
-        run: &'a RunId,
+        cancel: &'a Cancel,
         key: Option<Key>,
     ) -> BoxFuture<'a, Result<Cancelled, Refusal>> {
-        Box::pin(async move { caller(self, token).cancel(session, run, key).await })
+        Box::pin(async move { caller(self, token).stop(session, cancel, key).await })
     }
 }
 

@@ -53,7 +53,7 @@ impl Default for LogConfig {
     fn default() -> Self {
         Self {
             format: LogFormat::Human,
-            level: "info,openraft=warn".to_owned(),
+            level: "info,openraft=error".to_owned(),
         }
     }
 }

@@ -36,12 +36,17 @@ pub struct NodeConfig {
     pub kept: Kept,
     /// Un-flushed apply that is older than this is flushed.
     pub flush_every: Duration,
+    /// Once in so long everything that the node holds is read and held against its checksums.
+    pub scrub_every: Duration,
     /// Wall clock and monotonic clock.
     pub clock: Arc<dyn Clock>,
     /// Mints the cluster's id, if none is given.
     pub random: Arc<dyn Random>,
     /// Ends the process when going on could lose or invent data.
     pub on_fatal: Arc<dyn Fn(&str) + Send + Sync>,
+    /// The newest rules that this node knows: [`RULES_VERSION`](everwire_shard::RULES_VERSION),
+    /// unless a test is to see what an older or a newer build does.
+    pub rules: u32,
     /// What `Cluster.Status` says about the program: version and commit.
     pub version: String,
 }

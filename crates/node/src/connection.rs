@@ -1,7 +1,7 @@
 //! The sockets of a node: accepted within a bound, watched until their first call, cut at the
 //! end.
 //!
-//! Comes in: a bound listener. Goes out: connections that carry their share of credit. Never:
+//! Comes in: a bound listener, or a network of somebody's own. Goes out: connections that carry their share of credit. Never:
 //! anything that reads what a client said.
 
 use std::convert::Infallible;
@@ -14,11 +14,13 @@ use std::task::{Context as Task, Poll};
 use std::time::Duration;
 
 use everwire_core::limits::{AUTH_WITHIN, CONNECTION_CREDIT_BYTES, NODE_CONNECTIONS_MAX};
-use futures_util::Stream;
+use everwire_shard::{Incoming, Io};
+use futures_util::{Stream, StreamExt};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Sleep;
+use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::transport::server::Connected;
 
@@ -57,7 +59,7 @@ impl ConnectionInfo {
 
 /// One accepted socket.
 pub(crate) struct Connection {
-    io: TcpStream,
+    io: Box<dyn Io>,
     info: ConnectionInfo,
     /// Resolves when the node cuts what is left.
     cut: Pin<Box<WaitForCancellationFutureOwned>>,
@@ -67,31 +69,44 @@ pub(crate) struct Connection {
     _counted: Counted,
 }
 
+/// What a bound listener accepts.
+pub(crate) fn accepted(listener: TcpListener) -> Incoming {
+    let accepted = TcpListenerStream::new(listener).map(|accepted| {
+        let stream = accepted?;
+        // Small messages must not wait for the peer's ack of the one before. Without it they do,
+        // unless the peer is gone already, which is seen at once.
+        let _ = stream.set_nodelay(true);
+        Ok(Box::new(stream) as Box<dyn Io>)
+    });
+    accepted.boxed()
+}
+
 /// Accepts until it is dropped. Never fails: what goes wrong with one socket is that socket's.
 pub(crate) fn incoming(
-    listener: TcpListener,
+    sockets: Incoming,
     context: Arc<Context>,
     cut: CancellationToken,
 ) -> impl Stream<Item = Result<Connection, Infallible>> {
     let room = Arc::new(Semaphore::new(NODE_CONNECTIONS_MAX));
-    futures_util::stream::unfold((listener, room), move |(listener, room)| {
+    futures_util::stream::unfold((sockets, room), move |(mut sockets, room)| {
         let (context, cut) = (Arc::clone(&context), cut.clone());
         async move {
-            let connection = accept(&listener, &room, &context, cut).await;
-            Some((Ok(connection), (listener, room)))
+            let connection = accept(&mut sockets, &room, &context, cut).await?;
+            Some((Ok(connection), (sockets, room)))
         }
     })
 }
 
 async fn accept(
-    listener: &TcpListener,
+    sockets: &mut Incoming,
     room: &Arc<Semaphore>,
     context: &Context,
     cut: CancellationToken,
-) -> Connection {
+) -> Option<Connection> {
     loop {
-        let io = match listener.accept().await {
-            Ok((io, _)) => io,
+        let accepted = sockets.next().await?;
+        let io = match accepted {
+            Ok(io) => io,
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be accepted");
                 tokio::time::sleep(ACCEPT_AGAIN_AFTER).await;
@@ -106,19 +121,14 @@ async fn accept(
             );
             continue;
         };
-        // Small messages must not wait for the peer's ack of the one before.
-        if let Err(error) = io.set_nodelay(true) {
-            tracing::debug!(%error, "a connection was gone at once");
-            continue;
-        }
-        return Connection {
+        return Some(Connection {
             io,
             info: ConnectionInfo::new(),
             cut: Box::pin(cut.cancelled_owned()),
             first_call: Some(Box::pin(tokio::time::sleep(AUTH_WITHIN))),
             _room: permit,
             _counted: context.metrics.connection(),
-        };
+        });
     }
 }
 

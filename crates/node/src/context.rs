@@ -117,10 +117,9 @@ pub(crate) fn drained() -> Refusal {
 
 fn run_of(op: &Op) -> Option<&RunId> {
     match op {
-        Op::StartRun { run, .. }
-        | Op::ClaimRun { run, .. }
-        | Op::Publish { run, .. }
-        | Op::Cancel { run, .. } => Some(run),
+        Op::StartRun(start) => Some(&start.run),
+        Op::ClaimRun { run, .. } | Op::Heartbeat { run, .. } | Op::Publish { run, .. } => Some(run),
+        Op::Cancel { cancel, .. } => cancel.target.run(),
         Op::CreateSession | Op::DeleteSession | Op::Unfreeze | Op::Post { .. } => None,
     }
 }
@@ -136,6 +135,7 @@ fn offset_of(outcome: &Outcome) -> Option<Offset> {
         } => Some(*offset),
         Outcome::Published(published) => published.through().map(|(_, offset)| offset),
         Outcome::SessionReady { tail, .. } => Some(*tail),
+        Outcome::Renewed { observed, .. } => *observed,
         Outcome::Cancelled { .. }
         | Outcome::SessionDeleted { .. }
         | Outcome::SessionUnfrozen { .. }

@@ -76,9 +76,11 @@ impl Caller {
     ) -> Result<Namespace, Refusal> {
         let capability = match self.claims.kind {
             ParticipantKind::Edge => Capability::Relay,
-            ParticipantKind::User | ParticipantKind::Agent | ParticipantKind::Operator => {
-                Capability::Subscribe
-            },
+            // The server itself has no token.
+            ParticipantKind::User
+            | ParticipantKind::Agent
+            | ParticipantKind::Operator
+            | ParticipantKind::Server => Capability::Subscribe,
         };
         self.claims.allows(capability, session, now)?;
         self.claims.for_namespace(asked)

@@ -19,7 +19,10 @@ pub use config::{NodeConfig, NodeError, PeerOptions, Tls};
 pub use everwire_shard::catches_panics;
 #[cfg(feature = "test-poison")]
 pub use everwire_shard::poison;
-pub use everwire_shard::{Kept, PeerTls};
+pub use everwire_shard::{
+    Dial, Disk, Identity, Incoming, Io, Kept, OpenOptions, PeerTls, Peers, RULES_VERSION, Store,
+    StoreError,
+};
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -27,7 +30,7 @@ use std::time::Duration;
 
 use everwire_core::limits::DRAIN_WITHIN;
 use everwire_proto::token::Verifier;
-use everwire_shard::{Directory, OpenOptions, ShardSet, ShardSetConfig};
+use everwire_shard::{Directory, ShardSet, ShardSetConfig};
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -41,10 +44,26 @@ use crate::map::Maps;
 use crate::metrics::Metrics;
 
 /// How long a stopped node waits for the last task that holds its disk, and how often it looks.
-const RELEASE_WITHIN: Duration = Duration::from_secs(2);
+const RELEASE_WITHIN: Duration = Duration::from_secs(10);
 const RELEASE_AGAIN_AFTER: Duration = Duration::from_millis(2);
 /// How often a starting node looks whether it is ready.
 const READY_AGAIN_AFTER: Duration = Duration::from_millis(20);
+
+/// Where a node stands: its disk, and the network it is in.
+pub struct Place {
+    /// What it answers when it is asked where it serves.
+    pub grpc_addr: SocketAddr,
+    /// The address that clients are told.
+    pub addr: String,
+    /// Connections of clients, TLS not yet begun.
+    pub incoming: Incoming,
+    /// What it answers when it is asked where its peers connect.
+    pub peer_addr: Option<SocketAddr>,
+    /// The other nodes; `None` for a cluster of one.
+    pub peers: Option<Peers>,
+    /// Where its store comes from.
+    pub disk: Arc<dyn Disk>,
+}
 
 /// A running storage node.
 pub struct Node {
@@ -63,16 +82,12 @@ impl Node {
     /// serves.
     pub async fn start(mut config: NodeConfig) -> Result<Self, NodeError> {
         // What can be refused without touching the disk comes first.
-        let verifier = Verifier::new(&config.auth_key)
-            .map_err(|error| NodeError::AuthKey(error.to_string()))?;
+        verifier(&config)?;
         let listener = listen(config.grpc, config.listener.take())?;
         let grpc_addr = local_addr(&listener, config.grpc)?;
         if config.tls.is_none() && !config.insecure && !grpc_addr.ip().is_loopback() {
             return Err(NodeError::InTheClear(grpc_addr));
         }
-        let tls = config.tls.as_ref().map(server::tls).transpose()?;
-
-        // The disk, then the groups on it: nothing is served before all that was acked is back.
         let addr = config
             .advertise
             .clone()
@@ -84,21 +99,50 @@ impl Node {
         let peer_addr = peers.as_ref().map(|(addr, _)| *addr);
         let mut options = OpenOptions::new(Arc::clone(&config.on_fatal));
         options.flush_every = config.flush_every;
+        options.clock = Some(Arc::clone(&config.clock));
         let disk = Directory {
             path: config.data.clone(),
             options,
         };
+        let place = Place {
+            grpc_addr,
+            addr,
+            incoming: connection::accepted(listener),
+            peer_addr,
+            peers: peers.map(|(_, peers)| peers),
+            disk: Arc::new(disk),
+        };
+        Self::start_in(config, place).await
+    }
+
+    /// The same on a disk and in a network of somebody's own: the simulation's. What `config` says
+    /// about addresses, peers and the data directory is not used.
+    pub async fn start_in(config: NodeConfig, place: Place) -> Result<Self, NodeError> {
+        let verifier = verifier(&config)?;
+        let tls = config.tls.as_ref().map(server::tls).transpose()?;
+        let Place {
+            grpc_addr,
+            addr,
+            incoming,
+            peer_addr,
+            peers,
+            disk,
+        } = place;
+
+        // The disk, then the groups on it: nothing is served before all that was acked is back.
         let shards = ShardSet::start(
-            Arc::new(disk),
+            disk,
             ShardSetConfig {
                 addr,
                 clock: Arc::clone(&config.clock),
                 random: Arc::clone(&config.random),
                 on_fatal: Arc::clone(&config.on_fatal),
-                peers: peers.map(|(_, peers)| peers),
+                peers,
                 cluster: config.cluster.clone(),
                 shards: config.shards,
                 kept: config.kept,
+                scrub_every: config.scrub_every,
+                rules: config.rules,
             },
         )
         .await?;
@@ -118,7 +162,7 @@ impl Node {
         tokio::spawn(map::refresh(Arc::downgrade(&context)));
         let cut = CancellationToken::new();
         let health = HealthReporter::new();
-        let server = server::serve(Arc::clone(&context), listener, tls, &health, cut.clone())?;
+        let server = server::serve(Arc::clone(&context), incoming, tls, &health, cut.clone())?;
         server::set_health(&health, ServingStatus::Serving).await;
         tracing::info!(addr = %grpc_addr, cluster = context.cluster, "node serves");
         Ok(Self {
@@ -141,7 +185,7 @@ impl Node {
         self.peer_addr
     }
 
-    /// Waits until every shard that this node holds has a leader.
+    /// Waits until the node is ready.
     pub async fn wait_ready(&self) {
         let ready = self.ready_probe();
         while !ready() {
@@ -156,7 +200,8 @@ impl Node {
             .register(registry, Arc::downgrade(&self.context));
     }
 
-    /// Whether every shard has a leader and the node is not draining.
+    /// Whether the node can be counted on: it holds what it is to hold, each shard of it has a
+    /// leader, and it is not draining.
     pub fn ready(&self) -> bool {
         (self.ready_probe())()
     }
@@ -197,27 +242,35 @@ impl Node {
     }
 }
 
-/// Lets go of the disk, so that whoever opens it next finds it free. Tasks of connections that
-/// were just cut hold the context a moment longer.
-async fn release(mut context: Arc<Context>) {
+/// Lets go of the disk and waits until it is closed: whoever opens it next finds it free, and the
+/// process may end. Tasks of connections that were just cut hold the context a moment longer, and
+/// tasks of the shards the store.
+async fn release(context: Arc<Context>) {
+    let (closing, waits) = (context.shards.closing(), context.shards.waits());
     let until = Instant::now() + RELEASE_WITHIN;
-    loop {
-        match Arc::try_unwrap(context) {
+    let mut held = Some(context);
+    while !closing.is_done() {
+        if Instant::now() >= until {
+            tracing::warn!("something still holds the disk; it is closed when that ends");
+            return;
+        }
+        match held.take().map(Arc::try_unwrap) {
+            None => {},
+            Some(Err(context)) => held = Some(context),
             // Closing the databases flushes them: never on a runtime worker.
-            Ok(context) => {
+            Some(Ok(context)) if waits => {
                 if let Err(error) = tokio::task::spawn_blocking(|| drop(context)).await {
                     tracing::error!(%error, "the disk was not closed well");
                 }
-                return;
             },
-            Err(held) if Instant::now() < until => context = held,
-            Err(_) => {
-                tracing::warn!("something still holds the disk; it is closed when that ends");
-                return;
-            },
+            Some(Ok(context)) => drop(context),
         }
         tokio::time::sleep(RELEASE_AGAIN_AFTER).await;
     }
+}
+
+fn verifier(config: &NodeConfig) -> Result<Verifier, NodeError> {
+    Verifier::new(&config.auth_key).map_err(|error| NodeError::AuthKey(error.to_string()))
 }
 
 fn listen(

@@ -1,15 +1,15 @@
 //! What a node counts. Labels are codes and shard numbers: never names, which have no bound.
 
-use std::fmt;
+mod collect;
+
 use std::sync::Weak;
 use std::time::Duration;
 
 use everwire_core::Code;
-use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
+use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
@@ -18,11 +18,6 @@ use crate::context::Context;
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct CodeLabel {
     code: &'static str,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct ShardLabel {
-    shard: u32,
 }
 
 /// The counters of one node.
@@ -169,7 +164,7 @@ impl Metrics {
             "Open publish streams",
             &self.publish_streams,
         );
-        registry.register_collector(Box::new(Shards { context }));
+        registry.register_collector(Box::new(collect::Shards { context }));
     }
 }
 
@@ -190,72 +185,5 @@ impl Counted {
 impl Drop for Counted {
     fn drop(&mut self) {
         self.0.dec();
-    }
-}
-
-/// The shards of a node, read when somebody scrapes.
-struct Shards {
-    context: Weak<Context>,
-}
-
-impl fmt::Debug for Shards {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Shards")
-    }
-}
-
-impl Collector for Shards {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let Some(context) = self.context.upgrade() else {
-            return Ok(());
-        };
-        let all: Vec<_> = context
-            .shards
-            .shards()
-            .iter()
-            .map(everwire_shard::ShardHandle::status)
-            .collect();
-        let node = context.node;
-        let mut family = |name: &str,
-                          help: &str,
-                          value: &dyn Fn(&everwire_shard::ShardStatus) -> u64|
-         -> Result<(), fmt::Error> {
-            let kind = prometheus_client::metrics::MetricType::Gauge;
-            let mut descriptor = encoder.encode_descriptor(name, help, None, kind)?;
-            for status in &all {
-                let label = ShardLabel { shard: status.id.0 };
-                let gauge = ConstGauge::new(i64::try_from(value(status)).unwrap_or(i64::MAX));
-                gauge.encode(descriptor.encode_family(&label)?)?;
-            }
-            Ok(())
-        };
-        family(
-            "everwire_node_shard_applied",
-            "Raft index that this node has applied",
-            &|status| status.applied,
-        )?;
-        family(
-            "everwire_node_shard_committed",
-            "Raft index that is known to be committed",
-            &|status| status.committed,
-        )?;
-        family("everwire_node_shard_term", "Raft term", &|status| {
-            status.term
-        })?;
-        family(
-            "everwire_node_shard_people_bytes",
-            "Bytes that wait for the log in the people's lane",
-            &|status| wide(status.people_bytes),
-        )?;
-        family(
-            "everwire_node_shard_agent_bytes",
-            "Bytes that wait for the log in the agents' lane",
-            &|status| wide(status.agent_bytes),
-        )?;
-        family(
-            "everwire_node_shard_leads",
-            "1 if this node leads the shard",
-            &|status| u64::from(status.leader == Some(node)),
-        )
     }
 }

@@ -15,7 +15,7 @@ use everwire_proto::v1::publish_server::PublishServer;
 use everwire_proto::v1::runs_server::RunsServer;
 use everwire_proto::v1::sessions_server::SessionsServer;
 use everwire_proto::v1::signals_server::SignalsServer;
-use tokio::net::TcpListener;
+use everwire_shard::Incoming;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tonic::server::NamedService;
@@ -77,11 +77,11 @@ pub(crate) async fn set_health(health: &HealthReporter, status: ServingStatus) {
     }
 }
 
-/// Serves on `listener` in a task of its own. The task ends when the context drains and every
+/// Serves what comes in, in a task of its own. The task ends when the context drains and every
 /// connection has ended, by itself or through `cut`.
 pub(crate) fn serve(
     context: Arc<Context>,
-    listener: TcpListener,
+    incoming: Incoming,
     tls: Option<ServerTlsConfig>,
     health: &HealthReporter,
     cut: CancellationToken,
@@ -117,7 +117,7 @@ pub(crate) fn serve(
         let context = Arc::clone(&context);
         async move { context.draining.cancelled().await }
     };
-    let incoming = connection::incoming(listener, Arc::clone(&context), cut);
+    let incoming = connection::incoming(incoming, Arc::clone(&context), cut);
     let serving =
         services(router, &context, &gate).serve_with_incoming_shutdown(incoming, draining);
     Ok(tokio::spawn(log_end(serving)))

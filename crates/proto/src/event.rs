@@ -7,12 +7,12 @@ use std::borrow::Borrow;
 
 use everwire_core::Refusal;
 use everwire_core::clock::Timestamp;
+use everwire_core::control::{InputRef, Target};
 use everwire_core::event::{Author, Body, Data, Draft, Event, Raw, RunStamp};
 use everwire_core::ids::{Key, RunId};
 use everwire_core::position::{Cursor, Offset};
-use prost::Message;
-use xxhash_rust::xxh3::xxh3_128;
 
+use crate::control::{input_ref, target_from, target_to};
 use crate::field::{self, malformed};
 use crate::v1::draft::Body as Wire;
 use crate::{v1, words};
@@ -98,6 +98,16 @@ pub(crate) fn text(name: Option<&impl ToString>) -> String {
     name.map(ToString::to_string).unwrap_or_default()
 }
 
+impl From<&Data> for v1::Data {
+    fn from(data: &Data) -> Self {
+        let data = match data {
+            Data::Json(text) => v1::data::Data::Json(text.clone()),
+            Data::Binary(bytes) => v1::data::Data::Binary(bytes.clone()),
+        };
+        Self { data: Some(data) }
+    }
+}
+
 fn raw_to(raw: &Raw) -> v1::Raw {
     v1::Raw {
         format: raw.format.clone(),
@@ -105,20 +115,42 @@ fn raw_to(raw: &Raw) -> v1::Raw {
     }
 }
 
-fn data_to(data: Option<&Data>) -> Option<v1::Data> {
-    let data = match data? {
-        Data::Json(text) => v1::data::Data::Json(text.clone()),
-        Data::Binary(bytes) => v1::data::Data::Binary(bytes.clone()),
-    };
-    Some(v1::Data { data: Some(data) })
+pub(crate) fn data_to(data: Option<&Data>) -> Option<v1::Data> {
+    data.map(v1::Data::from)
 }
 
+fn run_started(input: Option<&InputRef>, parent: Option<&RunId>, meta: Option<&Data>) -> Wire {
+    Wire::RunStarted(v1::RunStarted {
+        input: text(input.map(|input| &input.input)),
+        input_by: text(input.and_then(|input| input.author.as_ref())),
+        parent: text(parent),
+        meta: data_to(meta),
+    })
+}
+
+fn signal_cancel(target: &Target, grace_ms: Option<u32>) -> Wire {
+    Wire::SignalCancel(v1::SignalCancel {
+        target: Some(target_to(target)),
+        graceful_ms: grace_ms.unwrap_or(0),
+    })
+}
+
+#[expect(
+    clippy::too_many_lines,
+    reason = "a table: one short arm for each kind of event"
+)]
 fn body_to(body: &Body) -> Wire {
     match body {
-        Body::RunStarted { input } => Wire::RunStarted(v1::RunStarted {
-            input: text(input.as_ref()),
-        }),
+        Body::RunStarted {
+            input,
+            parent,
+            meta,
+        } => run_started(input.as_ref(), parent.as_ref(), meta.as_ref()),
         Body::RunClaimed => Wire::RunClaimed(v1::RunClaimed {}),
+        Body::RunOrphaned => Wire::RunOrphaned(v1::RunOrphaned {}),
+        Body::RunEpilogue { data } => Wire::RunEpilogue(v1::RunEpilogue {
+            data: data_to(data.as_ref()),
+        }),
         Body::RunCompleted => Wire::RunCompleted(v1::RunCompleted {}),
         Body::RunFailed { reason } => Wire::RunFailed(v1::RunFailed {
             reason: reason.clone(),
@@ -172,8 +204,9 @@ fn body_to(body: &Body) -> Wire {
             text: text.clone(),
             data: data_to(data.as_ref()),
         }),
-        Body::SignalCancel { run } => Wire::SignalCancel(v1::SignalCancel {
-            run: run.to_string(),
+        Body::SignalCancel { target, grace_ms } => signal_cancel(target, *grace_ms),
+        Body::SignalObserved { signal_offset } => Wire::SignalObserved(v1::SignalObserved {
+            signal_offset: signal_offset.get(),
         }),
         Body::App { name, data } => Wire::App(v1::App {
             name: name.clone(),
@@ -282,7 +315,19 @@ pub(crate) fn draft_from(draft: v1::Draft, source: Source) -> Result<Draft, Refu
     })
 }
 
-fn data_from(data: Option<v1::Data>, source: Source) -> Result<Option<Data>, Refusal> {
+/// Reads a payload of the application's; a refusal names `field`.
+pub fn data(field: &str, data: Option<v1::Data>) -> Result<Option<Data>, Refusal> {
+    match data.and_then(|data| data.data) {
+        None => Ok(None),
+        Some(v1::data::Data::Json(text)) => {
+            field::json(field, &text)?;
+            Ok(Some(Data::Json(text)))
+        },
+        Some(v1::data::Data::Binary(bytes)) => Ok(Some(Data::Binary(bytes))),
+    }
+}
+
+pub(crate) fn data_from(data: Option<v1::Data>, source: Source) -> Result<Option<Data>, Refusal> {
     let Some(data) = data else { return Ok(None) };
     match data.data {
         Some(v1::data::Data::Json(text)) => {
@@ -299,9 +344,15 @@ fn data_from(data: Option<v1::Data>, source: Source) -> Result<Option<Data>, Ref
 fn body_from(body: Wire, source: Source) -> Result<Body, Refusal> {
     Ok(match body {
         Wire::RunStarted(body) => Body::RunStarted {
-            input: field::optional_name("body.input", &body.input)?,
+            input: input_ref(&body.input, &body.input_by)?,
+            parent: field::optional_name("body.parent", &body.parent)?,
+            meta: data_from(body.meta, source)?,
         },
         Wire::RunClaimed(v1::RunClaimed {}) => Body::RunClaimed,
+        Wire::RunOrphaned(v1::RunOrphaned {}) => Body::RunOrphaned,
+        Wire::RunEpilogue(body) => Body::RunEpilogue {
+            data: data_from(body.data, source)?,
+        },
         Wire::RunCompleted(v1::RunCompleted {}) => Body::RunCompleted,
         Wire::RunFailed(body) => Body::RunFailed {
             reason: body.reason,
@@ -341,7 +392,11 @@ fn body_from(body: Wire, source: Source) -> Result<Body, Refusal> {
             data: data_from(body.data, source)?,
         },
         Wire::SignalCancel(body) => Body::SignalCancel {
-            run: field::name("body.run", &body.run)?,
+            target: target_from(body.target)?,
+            grace_ms: (body.graceful_ms > 0).then_some(body.graceful_ms),
+        },
+        Wire::SignalObserved(body) => Body::SignalObserved {
+            signal_offset: field::offset("body.signal_offset", body.signal_offset)?,
         },
         Wire::App(body) => Body::App {
             name: body.name,
@@ -407,29 +462,21 @@ pub fn payload_bytes(draft: &v1::Draft) -> usize {
         Some(Wire::PartEnd(body)) => data(&body.data),
         Some(Wire::Input(body)) => body.text.len() + data(&body.data),
         Some(Wire::App(body)) => body.name.len() + data(&body.data),
+        Some(Wire::RunStarted(body)) => data(&body.meta),
+        Some(Wire::RunEpilogue(body)) => data(&body.data),
         Some(
-            Wire::RunStarted(_)
-            | Wire::RunClaimed(_)
+            Wire::RunClaimed(_)
+            | Wire::RunOrphaned(_)
             | Wire::RunCompleted(_)
             | Wire::RunCancelled(_)
             | Wire::MessageStart(_)
             | Wire::MessageEnd(_)
-            | Wire::SignalCancel(_),
+            | Wire::SignalCancel(_)
+            | Wire::SignalObserved(_),
         )
         | None => 0,
     };
     body + draft.raw.as_ref().map_or(0, |raw| raw.bytes.len())
-}
-
-/// The hash by which a reused key's body is told from another: XXH3-128 over the draft's
-/// deterministic encoding. It is kept on disk, so it never changes.
-pub fn body_hash(draft: &Draft) -> u128 {
-    xxh3_128(&v1::Draft::from(draft).encode_to_vec())
-}
-
-/// The same for a signal: `signal.cancel` on a run.
-pub fn signal_hash(run: &RunId) -> u128 {
-    body_hash(&Draft::new(Body::SignalCancel { run: run.clone() }))
 }
 
 #[cfg(test)]
@@ -547,16 +594,4 @@ mod tests {
             assert_eq!(payload_bytes(&(&draft).into()), draft.payload_bytes());
         }
     }
-
-    #[test]
-    fn hashes_are_pinned_for_ever() {
-        let run = RunId::parse("r1").unwrap();
-        assert_eq!(signal_hash(&run), SIGNAL_R1);
-        let app = Draft::try_from(app(None)).unwrap();
-        assert_eq!(body_hash(&app), APP_X);
-    }
-
-    /// Checked against another implementation of XXH3 (PyPI xxhash).
-    const SIGNAL_R1: u128 = 0x6571_91a1_982f_f501_d43c_5f0c_141c_4d03;
-    const APP_X: u128 = 0x3328_c697_177e_2ec6_df5a_e2bd_9a15_9cc3;
 }

@@ -8,8 +8,9 @@ use std::borrow::Borrow;
 use bytes::Bytes;
 use everwire_core::clock::Timestamp;
 use everwire_core::command::CancelOutcome;
+use everwire_core::control::Cancel;
 use everwire_core::event::{Draft, Event};
-use everwire_core::ids::{Key, ParticipantId, RunId, SessionName};
+use everwire_core::ids::{Key, ParticipantId, SessionName};
 use everwire_core::limits::{EDGE_FRAME_IN_BYTES_MAX, LABEL_BYTES_MAX};
 use everwire_core::position::{Cursor, Offset, SessionEpoch};
 use everwire_core::row::RunState;
@@ -84,8 +85,8 @@ pub enum ClientFrame {
     Cancel {
         /// The session.
         session: SessionName,
-        /// The run.
-        run: RunId,
+        /// What, and how.
+        cancel: Cancel,
         /// The idempotency key.
         key: Key,
     },

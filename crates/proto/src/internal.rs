@@ -8,7 +8,7 @@
 use everwire_core::command::{Appended, CancelOutcome, Command, Duplicate, Outcome, Published};
 use everwire_core::position::{Offset, RunEpoch, Seq, SessionEpoch};
 use everwire_core::row::RunState;
-use everwire_core::{Code, Refusal};
+use everwire_core::{Code, Lease, Refusal};
 
 use crate::internal_v1 as peer;
 use crate::internal_v1::outcome::Outcome as PeerOutcome;
@@ -55,12 +55,23 @@ pub fn outcome_to(outcome: &Outcome) -> peer::Outcome {
             session_epoch,
             run_epoch,
             offset,
+            lease,
             duplicate,
         } => PeerOutcome::Granted(peer::Granted {
             session_epoch: session_epoch.to_string(),
             run_epoch: run_epoch.0,
             offset: offset.get(),
             duplicate: *duplicate,
+            lease_ms: lease.map_or(0, Lease::ms),
+        }),
+        Outcome::Renewed {
+            session_epoch,
+            state,
+            observed,
+        } => PeerOutcome::Renewed(peer::Renewed {
+            session_epoch: session_epoch.to_string(),
+            state: state.as_str().to_owned(),
+            observed: observed.map(Offset::get),
         }),
         Outcome::Published(published) => PeerOutcome::Published(published_to(published)),
         Outcome::Posted {
@@ -112,7 +123,13 @@ fn read(outcome: PeerOutcome) -> Result<Outcome, Refusal> {
             session_epoch: session_epoch(&answer.session_epoch)?,
             run_epoch: RunEpoch(answer.run_epoch),
             offset: offset(answer.offset)?,
+            lease: Lease::stored(answer.lease_ms),
             duplicate: answer.duplicate,
+        },
+        PeerOutcome::Renewed(answer) => Outcome::Renewed {
+            session_epoch: session_epoch(&answer.session_epoch)?,
+            state: run_state(&answer.state)?,
+            observed: answer.observed.map(offset).transpose()?,
         },
         PeerOutcome::Published(answer) => Outcome::Published(published_from(answer)?),
         PeerOutcome::Posted(answer) => Outcome::Posted {
@@ -194,8 +211,7 @@ fn cancel_outcome(answer: &peer::Cancelled) -> Result<CancelOutcome, Refusal> {
             offset: offset(answer.offset)?,
         },
         "already_terminal" => CancelOutcome::AlreadyTerminal {
-            state: RunState::parse(&answer.state)
-                .ok_or_else(|| field::malformed("state", "is not a word that is known here"))?,
+            state: run_state(&answer.state)?,
             offset: offset(answer.offset)?,
         },
         "denied" => CancelOutcome::Denied,
@@ -207,6 +223,11 @@ fn cancel_outcome(answer: &peer::Cancelled) -> Result<CancelOutcome, Refusal> {
             ));
         },
     })
+}
+
+fn run_state(word: &str) -> Result<RunState, Refusal> {
+    let state = RunState::parse(word);
+    state.ok_or_else(|| field::malformed("state", "is not a word that is known here"))
 }
 
 fn session_epoch(text: &str) -> Result<SessionEpoch, Refusal> {

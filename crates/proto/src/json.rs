@@ -4,9 +4,11 @@
 //! fields are left out, never null; unknown fields are ignored; a field of the wrong type is
 //! MALFORMED by its name. Never: a value in a message.
 
-use everwire_core::Refusal;
 use everwire_core::clock::Timestamp;
 use everwire_core::event::{Draft, Event};
+use everwire_core::{Cancel, Refusal, RunId};
+
+use crate::control::CancelFields;
 
 pub(crate) mod read;
 pub(crate) mod write;
@@ -30,6 +32,33 @@ pub fn draft_to_json(draft: &Draft) -> String {
 /// A draft from JSON text, with its shape checked ([`Draft::check_shape`]).
 pub fn draft_from_json(text: &[u8]) -> Result<Draft, Refusal> {
     read::draft(&read::Fields::parse("event", text)?)
+}
+
+/// What an HTTP request to cancel `run` says besides: `{"subtree", "graceful_ms", "expect",
+/// "as_of"}`, each of them optional, or nothing at all.
+pub fn cancel_from_json(run: RunId, text: &[u8]) -> Result<Cancel, Refusal> {
+    if text.is_empty() {
+        return Ok(Cancel::run(run));
+    }
+    let fields = read::Fields::parse("cancel", text)?;
+    let (run, subtree) = match fields.flag("subtree")? {
+        true => (String::new(), run.to_string()),
+        false => (run.to_string(), String::new()),
+    };
+    let cancel = CancelFields {
+        run,
+        subtree,
+        graceful_ms: fields.small("graceful_ms")?.unwrap_or(0),
+        expect: fields.text("expect")?.unwrap_or_default(),
+        as_of: fields.number("as_of")?,
+        ..CancelFields::default()
+    };
+    cancel.read()
+}
+
+/// What an HTTP request to cancel anything in a session says: the fields of a `signal` frame.
+pub fn any_cancel_from_json(text: &[u8]) -> Result<Cancel, Refusal> {
+    read::cancel(&read::Fields::parse("cancel", text)?)
 }
 
 /// `{"code","message","advice","details"}`.

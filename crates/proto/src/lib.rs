@@ -4,9 +4,11 @@
 //! Never: policy. What a token *allows* is decided by `core::grant`; here only its signature
 //! is checked.
 
+pub mod control;
 pub mod event;
 pub mod field;
 pub mod frame;
+pub mod hash;
 pub mod internal;
 pub mod json;
 pub mod refusal;

@@ -244,6 +244,8 @@ fn claims_from(json: ClaimsJson, now: Timestamp) -> Result<Claims, Refusal> {
         }
     }
     let kind = json.kind.as_deref().and_then(ParticipantKind::parse);
+    // Nobody speaks as the server itself.
+    let kind = kind.filter(|kind| *kind != ParticipantKind::Server);
     let kind = kind.ok_or_else(|| unauthenticated("the token has no kind that is known here"))?;
     let participant = json.sub.as_deref().map(ParticipantId::parse);
     let participant = participant

@@ -26,7 +26,7 @@ macro_rules! words {
 }
 
 words! {
-    participant_kind_to participant_kind_from ParticipantKind { User Agent Operator Edge }
+    participant_kind_to participant_kind_from ParticipantKind { User Agent Operator Edge Server }
         unspecified None;
     visibility_to visibility_from Visibility { All Operators } unspecified Some(Visibility::All);
     codec_to codec_from Codec { Plain Sealed Opaque } unspecified Some(Codec::Plain);

@@ -16,18 +16,20 @@ use everwire_core::event::{
 };
 use everwire_core::position::{RunEpoch, Seq};
 use everwire_core::row::{
-    BatchRow, EpochRow, Frozen, HeadRow, InputRow, KeyRow, MessageRow, NameRow, PartRow, Row,
-    RunRow, RunState, TimerRow,
+    BatchRow, EpilogueRow, EpochRow, Frozen, HeadRow, InputRow, KeyRow, MessageRow, NameRow,
+    PartRow, Row, RunRow, RunState, TimerRow, TombstoneRow,
 };
 use everwire_core::topology::{Change, Member, MemberState, Placement, Topology};
-use everwire_core::{NodeId, SessionNo, ShardId};
-use everwire_proto::event::signal_hash;
+use everwire_core::{Cancel, InputRef, NodeId, SessionNo, ShardId};
+use everwire_proto::hash::signal_hash;
 use everwire_proto::storage::{self, StorageError};
 use everwire_proto::storage_v1 as disk;
 
 mod samples;
 
-use samples::{author, batch, bodies, controls, offset, participant, unfreeze};
+use samples::{
+    author, batch, bodies, controls, later_bodies, offset, participant, rules_2, unfreeze,
+};
 
 fn event(body: Body) -> Event {
     Event {
@@ -81,16 +83,7 @@ fn rows() -> Vec<(&'static str, Row)> {
                 first_offset: offset(34),
             }),
         ),
-        (
-            "message",
-            Row::Message(MessageRow {
-                run: "r1".parse().unwrap(),
-                role: Role::Tool,
-                started: offset(5),
-                status: Some(MessageStatus::Incomplete),
-                open_parts: vec!["p1".parse().unwrap(), "p2".parse().unwrap()],
-            }),
-        ),
+        ("message", Row::Message(message())),
         (
             "part",
             Row::Part(PartRow {
@@ -100,19 +93,70 @@ fn rows() -> Vec<(&'static str, Row)> {
                 deltas: 64,
             }),
         ),
-        ("input", Row::Input(InputRow { offset: offset(2) })),
+        (
+            "input",
+            Row::Input(InputRow {
+                offset: offset(2),
+                run: None,
+            }),
+        ),
         (
             "key",
             Row::Key(KeyRow {
-                body_hash: signal_hash(&"r1".parse().unwrap()),
+                body_hash: signal_hash(&Cancel::run("r1".parse().unwrap())),
                 offset: offset(41),
                 run_epoch: Some(RunEpoch(2)),
                 time: Timestamp(1_700_000_000_042),
             }),
         ),
         ("index", Row::Index),
-        ("timer", Row::Timer(TimerRow { guard: 300 })),
+        (
+            "timer",
+            Row::Timer(TimerRow {
+                guard: 300,
+                run: None,
+            }),
+        ),
         ("head-keys", Row::Head(keyed_head())),
+    ]
+}
+
+fn message() -> MessageRow {
+    MessageRow {
+        run: "r1".parse().unwrap(),
+        role: Role::Tool,
+        started: offset(5),
+        status: Some(MessageStatus::Incomplete),
+        open_parts: vec!["p1".parse().unwrap(), "p2".parse().unwrap()],
+    }
+}
+
+/// Rows that came with the second rules.
+fn later_rows() -> Vec<(&'static str, Row)> {
+    vec![
+        (
+            "input-answered",
+            Row::Input(InputRow {
+                offset: offset(2),
+                run: Some("r1".parse().unwrap()),
+            }),
+        ),
+        ("run-child", Row::Run(child_run())),
+        (
+            "tombstone",
+            Row::Tombstone(TombstoneRow {
+                cancel_offset: offset(41),
+                by: author(),
+                until: Timestamp(1_700_000_600_042),
+            }),
+        ),
+        (
+            "timer-of-run",
+            Row::Timer(TimerRow {
+                guard: 300,
+                run: Some("r1".parse().unwrap()),
+            }),
+        ),
     ]
 }
 
@@ -152,13 +196,33 @@ fn run() -> RunRow {
     RunRow {
         state: RunState::Cancelled,
         run_epoch: RunEpoch(2),
-        writer: participant(),
-        input: Some("i1".parse().unwrap()),
-        started: offset(3),
+        input: Some(InputRef::of_anybody("i1".parse().unwrap())),
         ended: Some(offset(41)),
         epoch_closed: true,
         open_messages: vec!["m1".parse().unwrap()],
         open_parts: 1,
+        ..RunRow::started(participant(), offset(3))
+    }
+}
+
+/// Whatever the second rules write of a run.
+fn child_run() -> RunRow {
+    RunRow {
+        state: RunState::Orphaned,
+        input: Some(InputRef {
+            input: "i1".parse().unwrap(),
+            author: Some(participant()),
+        }),
+        parent: Some("r0".parse().unwrap()),
+        depth: 3,
+        lease_ms: 20_000,
+        lost_at: Some(Timestamp(1_700_000_600_042)),
+        unobserved: Some(offset(41)),
+        epilogue: Some(EpilogueRow {
+            run_epoch: RunEpoch(3),
+            until: Timestamp(1_700_000_002_042),
+        }),
+        ..RunRow::started(participant(), offset(3))
     }
 }
 
@@ -301,7 +365,7 @@ fn topology() -> Topology {
     }
 }
 
-fn changes() -> [(&'static str, Change); 7] {
+fn changes() -> [(&'static str, Change); 9] {
     let node = NodeId(2);
     let (addr, peer) = ("127.0.0.1:7409".to_owned(), "127.0.0.1:7509".to_owned());
     [
@@ -338,6 +402,8 @@ fn changes() -> [(&'static str, Change); 7] {
                 nodes: vec![NodeId(1), NodeId(300)],
             },
         ),
+        ("raise-rules", Change::RaiseRules { version: 2 }),
+        ("audit", Change::Audit),
     ]
 }
 
@@ -349,9 +415,14 @@ fn values() -> BTreeMap<String, Vec<u8>> {
         let name = format!("event-{}", body.kind().as_str().replace('.', "-"));
         values.insert(name, storage::encode_event(&event(body)));
     }
-    for (name, row) in rows() {
+    for (name, body) in later_bodies() {
+        values.insert(format!("event-{name}"), storage::encode_event(&event(body)));
+    }
+    for (name, row) in rows().into_iter().chain(later_rows()) {
         values.insert(format!("row-{name}"), storage::encode_row(&row));
     }
+    let rules_2 = storage::encode_batch(&rules_2());
+    values.insert("batch-rules-2".to_owned(), rules_2.into());
     let unfreeze = storage::encode_batch(&unfreeze());
     values.insert("batch-unfreeze".to_owned(), unfreeze.into());
     for (name, batch) in controls() {

@@ -4,8 +4,9 @@ mod strategies;
 
 use everwire_core::event::{Draft, Event};
 use everwire_core::position::Cursor;
-use everwire_proto::event::{body_hash, events_from_wire, events_to_wire};
+use everwire_proto::event::{events_from_wire, events_to_wire};
 use everwire_proto::frame::{self, ServerFrame, Subprotocol};
+use everwire_proto::hash::body_hash;
 use everwire_proto::{internal, internal_v1, json, refusal, storage, storage_v1, v1};
 use proptest::collection::vec;
 use proptest::prelude::*;

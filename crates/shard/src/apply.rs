@@ -1,31 +1,36 @@
 //! What committed entries do: decode, apply by the rules, write, feed, answer. On threads of
 //! their own, because all of it may wait for the disk (engine trap 15).
 //!
-//! An entry that cannot be applied ends the process; none is ever skipped (RULES 2).
+//! An entry that cannot be applied ends the process; none is ever skipped (RULES 2). If it is the
+//! rows that cannot be read, and another node has them, it ends only the replica, which is rebuilt
+//! (RULES 35).
 
-use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use everwire_core::Outcome;
 use everwire_core::ids::META_GROUP;
 use everwire_core::limits::ROW_CACHE_BYTES_MAX;
 use everwire_core::{Code, Refusal};
-use everwire_rules::{Changes, RULES_VERSION, ShardState, Txn};
+use everwire_rules::{ApplyError, Changes, RULES_VERSION, ShardState, Txn};
 use everwire_store::{Applied, ApplyWrite, LogPosition, SnapshotReader, Store, StoreError};
 use openraft::EntryPayload;
 use openraft::storage::ApplyResponder;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::audit::{Asks, Audits, Tally};
+use crate::damage::{Damages, Why};
 use crate::feed::Feed;
 use crate::group::Shared;
+use crate::leases::Leases;
 use crate::raft::codec;
 use crate::raft::types::{Entry, Outcomes, StoredMembership, TypeConfig};
 use crate::rows::{CachedView, RowCache};
-use crate::set::{OnFatal, OpenError};
-use crate::support::Support;
+use crate::set::{OnFatal, OpenError, group_name};
+use crate::support::{Support, unknown_rules};
 use crate::timers::Timers;
+use crate::wait::on_disk;
 
 mod topology;
 
@@ -82,6 +87,8 @@ pub(crate) struct Applier {
     group: u32,
     store: Arc<dyn Store>,
     feed: Arc<Feed>,
+    /// Held by whoever applies or installs, from its first read to the end of its write.
+    turn: Mutex<()>,
     /// Locked by whoever applies or installs, one at a time; never across an await.
     rows: Mutex<RowCache>,
     /// Locked for moments.
@@ -92,7 +99,28 @@ pub(crate) struct Applier {
     /// What the metadata group applies instead of the rules of sessions.
     topology: Option<TopologyMachine>,
     timers: Timers,
+    leases: Leases,
+    damages: Arc<Damages>,
+    /// Set when rows could not be read: nothing is applied any more, and the replica is rebuilt.
+    wounded: AtomicBool,
     on_fatal: OnFatal,
+}
+
+/// Why entries were not applied.
+#[derive(Debug)]
+enum Failed {
+    /// The process must end.
+    Fatal(String),
+    /// The rows are not what they should be.
+    Damaged(String),
+    /// The disk was full until the node stopped; nothing was written.
+    Stopped(String),
+}
+
+impl From<String> for Failed {
+    fn from(reason: String) -> Self {
+        Self::Fatal(reason)
+    }
 }
 
 impl Applier {
@@ -102,12 +130,14 @@ impl Applier {
         shared: &Shared,
         feed: Arc<Feed>,
     ) -> Result<Arc<Self>, OpenError> {
-        let (store, on_fatal) = (shared.store.clone(), shared.on_fatal.clone());
-        let support = shared.support.clone();
-        let open = move || {
+        let on_fatal = shared.on_fatal.clone();
+        let (support, damages) = (shared.support.clone(), shared.damages.clone());
+        let open = move |store: &Arc<dyn Store>| {
+            let store = store.clone();
             let opened = Self::with_cache(group, store, feed, on_fatal, ROW_CACHE_BYTES_MAX);
             let mut opened = opened?;
             opened.support = support;
+            opened.damages = damages;
             if group == META_GROUP {
                 let applied = opened.store.applied(group)?;
                 let state = applied.map(|applied| applied.state).unwrap_or_default();
@@ -115,9 +145,20 @@ impl Applier {
             }
             Ok::<_, StoreError>(opened)
         };
-        let opened = tokio::task::spawn_blocking(open).await;
-        let opened = opened.map_err(|error| OpenError::group(group, error))?;
-        Ok(Arc::new(opened?))
+        let opened = on_disk(&shared.store, open).await;
+        let opened = opened.map_err(|error| OpenError::group(group, error))??;
+        let (version, known) = (opened.rules_version(), opened.support.supported());
+        if version > known {
+            return Err(OpenError::Rules {
+                group,
+                version,
+                known,
+            });
+        }
+        if group == META_GROUP {
+            opened.support.metadata_speaks(version);
+        }
+        Ok(Arc::new(opened))
     }
 
     /// What the metadata group applies; `None` for a shard.
@@ -133,18 +174,24 @@ impl Applier {
         cache_bytes: usize,
     ) -> Result<Self, StoreError> {
         let standing = Standing::read(store.applied(group)?);
-        let standing = standing.map_err(|error| StoreError::Damaged {
-            what: format!("the applied row of group {group}: {error}"),
+        let standing = standing.map_err(|error| StoreError::DamagedRows {
+            group,
+            what: format!("the applied row: {error}"),
         })?;
         let support = Arc::new(Support::new(store.identity().node, RULES_VERSION));
+        let damages = Arc::new(Damages::new(store.identity()));
         Ok(Self {
             topology: None,
             group,
+            damages,
+            wounded: AtomicBool::new(false),
             store,
             feed,
             support,
             audits: Audits::default(),
             timers: Timers::default(),
+            leases: Leases::default(),
+            turn: Mutex::default(),
             rows: Mutex::new(RowCache::new(cache_bytes)),
             standing: Mutex::new(standing),
             on_fatal,
@@ -183,6 +230,11 @@ impl Applier {
         &self.timers
     }
 
+    /// How long the writers of runs have been silent, while this node leads.
+    pub(crate) fn leases(&self) -> &Leases {
+        &self.leases
+    }
+
     fn lock_standing(&self) -> MutexGuard<'_, Standing> {
         let guard = self.standing.lock();
         guard.expect("a panic while applying ends the process")
@@ -190,13 +242,49 @@ impl Applier {
 
     /// Ends the process with a reason.
     pub(crate) fn fatal(&self, reason: &str) {
-        (self.on_fatal)(&format!("shard {}: {reason}", self.group));
+        (self.on_fatal)(&format!("{}: {reason}", group_name(self.group)));
     }
 
-    /// Applies entries in one transaction and one write. An error was fatal.
-    fn apply(&self, entries: Vec<Committed>) -> Result<(), String> {
+    /// Where damage is reported.
+    pub(crate) fn damages(&self) -> &Damages {
+        &self.damages
+    }
+
+    /// The rows are damaged: nothing more is applied. They are rebuilt if another node has them;
+    /// else the process ends.
+    pub(crate) fn wound(&self, what: &str) {
+        self.wounded.store(true, Ordering::SeqCst);
+        if !self
+            .damages
+            .report(self.group, Why::Damaged(what.to_owned()))
+        {
+            self.fatal(&format!(
+                "its rows are damaged, and no other node has them: {what}"
+            ));
+        }
+    }
+
+    /// Applies and installs nothing any more. Returns when nothing is under way. Waits for the
+    /// disk.
+    pub(crate) fn retire(&self) {
+        self.wounded.store(true, Ordering::SeqCst);
+        // Poisoned by a panic: nothing goes on either.
+        drop(self.turn.lock());
+    }
+
+    /// Whether the rows are known to be damaged; the group's Raft ends then.
+    pub(crate) fn is_wounded(&self) -> bool {
+        self.wounded.load(Ordering::SeqCst)
+    }
+
+    /// Applies entries in one transaction and one write. An error ends the process or the replica.
+    fn apply(&self, entries: Vec<Committed>) -> Result<(), Failed> {
+        let _turn = self.turn.lock().map_err(|error| error.to_string())?;
+        if self.is_wounded() {
+            return Err(Failed::Damaged("its rows are damaged".to_owned()));
+        }
         if let Some(machine) = &self.topology {
-            return self.apply_changes(machine, entries);
+            return Ok(self.apply_changes(machine, entries)?);
         }
         let mut standing = self.standing();
         let mut rows = self.rows.lock().map_err(|error| error.to_string())?;
@@ -208,7 +296,12 @@ impl Applier {
             let mut txn = Txn::with_supported(&view, standing.state, self.support.supported());
             for (entry, responder) in entries {
                 last = Some(codec::position(&entry.log_id));
-                let outcomes = apply_entry(&mut txn, &mut standing, &mut tally, entry)?;
+                let known = self.support.supported();
+                let outcomes = apply_entry(&mut txn, &mut standing, &mut tally, entry, known);
+                let outcomes = outcomes.map_err(|failed| match failed {
+                    Failed::Damaged(reason) if view.failed() => Failed::Fatal(reason),
+                    failed => failed,
+                })?;
                 answers.push((responder, outcomes));
             }
             txn.finish()
@@ -223,6 +316,7 @@ impl Applier {
         standing.audit_hash = tally.hash();
         let frozen = changes.frozen.clone();
         self.timers.applied(&changes.rows);
+        self.leases.applied(&changes.rows, &changes.erased);
         self.write(changes, standing.applied(last))?;
         *self.lock_standing() = standing;
         for session in frozen {
@@ -238,58 +332,8 @@ impl Applier {
         Ok(())
     }
 
-    /// The same for the metadata group, whose rows are one: its topology.
-    fn apply_changes(
-        &self,
-        machine: &TopologyMachine,
-        entries: Vec<Committed>,
-    ) -> Result<(), String> {
-        let mut standing = self.standing();
-        let mut current = machine.begin();
-        let mut answers = Vec::with_capacity(entries.len());
-        for (entry, responder) in entries {
-            let at = entry.log_id;
-            standing.position = Some(codec::position(&at));
-            let outcome = match entry.payload {
-                EntryPayload::Blank => Outcomes::default(),
-                EntryPayload::Membership(membership) => {
-                    standing.membership = StoredMembership::new(Some(at), membership);
-                    Outcomes::default()
-                },
-                EntryPayload::Normal(change) => {
-                    let changed = topology::apply(&mut current, &change.0);
-                    let unread = |error| format!("entry {at} cannot be read: {error}");
-                    Outcomes::Topology(changed.map_err(unread)?)
-                },
-            };
-            answers.push((responder, outcome));
-        }
-        let Some(last) = standing.position else {
-            return Ok(());
-        };
-        let write = ApplyWrite {
-            rows: BTreeMap::new(),
-            events: Vec::new(),
-            erased: Vec::new(),
-            applied: Applied {
-                state: topology::encode(&current),
-                ..standing.applied(last)
-            },
-        };
-        let written = self.store.write(self.group, write);
-        written.map_err(|error| format!("the topology cannot be written: {error}"))?;
-        *self.lock_standing() = standing;
-        machine.publish(current);
-        for (responder, outcome) in answers {
-            if let Some(responder) = responder {
-                responder.send(outcome);
-            }
-        }
-        Ok(())
-    }
-
     /// Writes what changed, then feeds it to live readers.
-    fn write(&self, changes: Changes, applied: Applied) -> Result<(), String> {
+    fn write(&self, changes: Changes, applied: Applied) -> Result<(), Failed> {
         let events = changes.events.into_iter();
         let events: Vec<_> = events
             .map(|(session, event)| (session, Arc::new(event)))
@@ -301,7 +345,14 @@ impl Applier {
             applied,
         };
         let written = self.store.write(self.group, write);
-        written.map_err(|error| format!("applied rows cannot be written: {error}"))?;
+        written.map_err(|error| {
+            let reason = format!("applied rows cannot be written: {error}");
+            match error {
+                StoreError::Full { .. } => Failed::Stopped(reason),
+                StoreError::DamagedRows { .. } => Failed::Damaged(reason),
+                _ => Failed::Fatal(reason),
+            }
+        })?;
         self.feed.publish(&events);
         for session in &changes.erased {
             self.feed.erased(*session);
@@ -316,16 +367,24 @@ impl Applier {
         membership: StoredMembership,
         mut reader: Box<dyn SnapshotReader>,
     ) -> Result<(), StoreError> {
-        let mut rows = self
-            .rows
-            .lock()
-            .map_err(|error| StoreError::Io(error.to_string()))?;
+        let poisoned = |error: &dyn std::fmt::Display| StoreError::Io(error.to_string());
+        let _turn = self.turn.lock().map_err(|error| poisoned(&error))?;
+        if self.is_wounded() {
+            return Err(StoreError::Io("the replica is being rebuilt".to_owned()));
+        }
+        let mut rows = self.rows.lock().map_err(|error| poisoned(&error))?;
         let applied = reader
             .applied()
             .cloned()
             .ok_or_else(|| StoreError::Damaged {
                 what: "a snapshot without an applied row".to_owned(),
             })?;
+        let known = self.support.supported();
+        if applied.rules_version > known {
+            let reason = unknown_rules("a snapshot", applied.rules_version, known);
+            self.fatal(&reason);
+            return Err(StoreError::Io(reason));
+        }
         let message = "the shard is being rebuilt from a snapshot";
         self.feed.close(&Refusal::new(Code::Stale, message));
         let mut install = self.store.install(self.group)?;
@@ -347,6 +406,7 @@ impl Applier {
         })?;
         if let Some(machine) = &self.topology {
             machine.replace(&applied.state)?;
+            self.support.metadata_speaks(applied.rules_version);
         }
         rows.clear();
         self.audits.forget();
@@ -361,7 +421,8 @@ fn apply_entry(
     standing: &mut Standing,
     tally: &mut Tally,
     entry: Entry,
-) -> Result<Vec<Outcome>, String> {
+    known: u32,
+) -> Result<Vec<Outcome>, Failed> {
     let at = entry.log_id;
     match entry.payload {
         EntryPayload::Blank => Ok(Vec::new()),
@@ -373,9 +434,14 @@ fn apply_entry(
             let batch = everwire_proto::storage::decode_batch(&proposal.0);
             let batch = batch.map_err(|error| format!("entry {at} cannot be read: {error}"))?;
             let asks = Asks::of(&batch);
-            let outcomes = txn
-                .apply(batch)
-                .map_err(|error| format!("entry {at} cannot be applied: {error}"))?;
+            let outcomes = txn.apply(batch).map_err(|error| match error {
+                ApplyError::View(_) => {
+                    Failed::Damaged(format!("entry {at} cannot be applied: {error}"))
+                },
+                ApplyError::UnknownRules(version) => {
+                    Failed::Fatal(unknown_rules(&format!("entry {at}"), version, known))
+                },
+            })?;
             tally.take(at.index(), asks, &txn.last_batch());
             Ok(outcomes)
         },
@@ -396,10 +462,25 @@ impl Job {
             done,
         } = self;
         let result = catch_unwind(AssertUnwindSafe(|| applier.apply(entries)));
-        let result = result.unwrap_or_else(|_panic| Err("applying panicked".to_owned()));
-        if let Err(reason) = &result {
-            applier.fatal(reason);
-        }
+        let result = result.unwrap_or_else(|_panic| Err("applying panicked".to_owned().into()));
+        let result = result.map_err(|failed| match failed {
+            Failed::Fatal(reason) => {
+                applier.fatal(&reason);
+                reason
+            },
+            Failed::Stopped(reason) => {
+                tracing::warn!(group = applier.group, %reason, "applying ends with the node");
+                reason
+            },
+            // Whoever retired it says why the process ends.
+            Failed::Damaged(reason) if applier.group == META_GROUP && applier.is_wounded() => {
+                reason
+            },
+            Failed::Damaged(reason) => {
+                applier.wound(&reason);
+                reason
+            },
+        });
         // Nobody listens when the group stopped meanwhile.
         let _ = done.send(result);
     }
@@ -409,7 +490,7 @@ impl Job {
 #[derive(Clone)]
 pub(crate) struct ApplyThreads {
     /// One queue per thread. Each group has at most one job under way, so the queues are
-    /// bounded by the groups and never refuse.
+    /// bounded by the groups and never refuse. Empty: whoever asks applies.
     queues: Vec<mpsc::Sender<Job>>,
 }
 
@@ -431,6 +512,11 @@ impl ApplyThreads {
         Ok(Self { queues })
     }
 
+    /// No threads: for a store that never waits.
+    pub(crate) fn none() -> Self {
+        Self { queues: Vec::new() }
+    }
+
     /// Applies entries on the group's thread and waits. If the future is dropped, they are
     /// applied all the same.
     pub(crate) async fn apply(
@@ -439,10 +525,6 @@ impl ApplyThreads {
         entries: Vec<Committed>,
     ) -> Result<(), std::io::Error> {
         let group = usize::try_from(applier.group).expect("32 bits fit");
-        let queue = self
-            .queues
-            .get(group % self.queues.len())
-            .expect("a remainder is below the length");
         let (done, result) = oneshot::channel();
         let job = Job {
             applier: applier.clone(),
@@ -450,7 +532,10 @@ impl ApplyThreads {
             done,
         };
         let gone = || std::io::Error::other("the apply thread is gone");
-        queue.send(job).await.map_err(|_closed| gone())?;
+        match self.queues.get(group % self.queues.len().max(1)) {
+            Some(queue) => queue.send(job).await.map_err(|_closed| gone())?,
+            None => job.run(),
+        }
         match result.await {
             Ok(result) => result.map_err(std::io::Error::other),
             Err(_closed) => Err(gone()),

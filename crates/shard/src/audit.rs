@@ -22,6 +22,7 @@ const EVENT: u8 = 1;
 const WRITTEN: u8 = 2;
 const REMOVED: u8 = 3;
 const ERASED: u8 = 4;
+const STATE: u8 = 5;
 
 /// Folds what one entry changed into the hash of everything before it: the encoded keys and
 /// values as they go to the disk, each with its length in front. An entry at a time, whatever
@@ -57,9 +58,19 @@ fn fold(before: u128, changes: &BatchChanges<'_>) -> u128 {
     hasher.digest128()
 }
 
+/// What the metadata group holds after an entry: its topology as it goes to the disk, and the
+/// rules that it speaks. The whole of it, so that a replica which was put right is right again.
+fn hash_of_state(state: &[u8], rules_version: u32) -> u128 {
+    let mut hasher = Xxh3::new();
+    hasher.update(&[STATE]);
+    hasher.update(&rules_version.to_be_bytes());
+    hasher.update(state);
+    hasher.digest128()
+}
+
 /// The hash of a group while entries are applied, and what is to be remembered once they are
 /// written.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Tally {
     hash: u128,
     /// Entries since the last audit that asked for something else than an audit.
@@ -109,6 +120,16 @@ impl Tally {
             self.audited.push((index, self.hash));
         }
     }
+
+    /// The same for the metadata group: what it holds after the entry at `index`.
+    pub(crate) fn take_state(&mut self, index: u64, audits: bool, state: &[u8], rules: u32) {
+        if audits {
+            self.changed = 0;
+            self.audited.push((index, hash_of_state(state, rules)));
+        } else {
+            self.changed += 1;
+        }
+    }
 }
 
 /// What a replica of one shard remembers of its audits. In memory: after a restart or an
@@ -142,6 +163,13 @@ impl Audits {
     /// The newest audit that this replica has applied: its entry's index, and the hash.
     pub fn latest(&self) -> Option<(u64, u128)> {
         self.lock().audits.back().copied()
+    }
+
+    /// The newest audits that this replica has applied, at most `count` of them, oldest first.
+    pub(crate) fn newest(&self, count: usize) -> Vec<(u64, u128)> {
+        let state = self.lock();
+        let skipped = state.audits.len().saturating_sub(count);
+        state.audits.iter().skip(skipped).copied().collect()
     }
 
     /// Entries that no audit covers yet.

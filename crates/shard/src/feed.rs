@@ -28,6 +28,11 @@ pub(crate) fn weight(event: &Event) -> usize {
 pub(crate) struct Budget(AtomicUsize);
 
 impl Budget {
+    /// How many there are.
+    pub(crate) fn bytes(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+
     fn is_exceeded(&self) -> bool {
         self.0.load(Ordering::Relaxed) > FEED_TOTAL_BYTES_MAX
     }

@@ -142,7 +142,10 @@ pub(crate) async fn find_place(
 }
 
 /// Asks all seeds what they are, this node among them.
-async fn discover(door: &Door, seeds: &[String]) -> Vec<(String, wire::DiscoverResponse)> {
+pub(crate) async fn discover(
+    door: &Door,
+    seeds: &[String],
+) -> Vec<(String, wire::DiscoverResponse)> {
     let about = &door.about;
     let asking = seeds.iter().map(|seed| async move {
         let mut client = door.links.client_at(seed, Line::Beat)?;

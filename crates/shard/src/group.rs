@@ -1,14 +1,14 @@
 //! One group, assembled: its Raft, its lanes, its feed, and the tasks that connect them.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use everwire_core::limits::{APPLY_THREADS_MAX, ATTEMPT_WITHIN, HAND_OVER_WITHIN};
-use everwire_core::{Clock, Code, Command, Namespace, NodeId, Refusal, SessionName, ShardId, Slot};
+use everwire_core::{Clock, Code, Namespace, NodeId, Refusal, SessionName, ShardId, Slot};
 use everwire_proto::internal_v1 as wire;
-use everwire_rules::RULES_VERSION;
-use everwire_store::Store;
+use everwire_store::{Store, StoreError};
 use openraft::ReadPolicy;
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{InitializeError, LinearizableReadError, RaftError};
@@ -16,9 +16,11 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::apply::{Applier, ApplyThreads};
+use crate::damage::Damages;
 use crate::feed::{Budget, Feed};
-use crate::lanes::{Lanes, Pending};
+use crate::lanes::Lanes;
 use crate::leadership::{self, Leadership};
+use crate::meters::Counts;
 use crate::peer::{Beats, Forwards, Line, Links, PeerNetwork, change_refusal, refusal_from};
 use crate::proposer::{Proposer, not_leader};
 use crate::raft::config::config;
@@ -49,6 +51,8 @@ pub(crate) struct Shared {
     pub(crate) links: Arc<Links>,
     pub(crate) beats: Arc<Beats>,
     pub(crate) forwards: Arc<Forwards>,
+    pub(crate) damages: Arc<Damages>,
+    pub(crate) counts: Arc<Counts>,
 }
 
 impl Shared {
@@ -57,24 +61,32 @@ impl Shared {
         store: Arc<dyn Store>,
         config: &ShardSetConfig,
         links: Arc<Links>,
+        counts: Arc<Counts>,
         alive: Alive,
     ) -> Result<Self, OpenError> {
         let identity = store.identity();
         let node = identity.node;
         let groups = usize::try_from(identity.shards).expect("32 bits fit");
-        let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        let threads = ApplyThreads::start(threads.min(APPLY_THREADS_MAX).min(groups), groups + 1);
+        let threads = if store.waits() {
+            let threads = std::thread::available_parallelism().map_or(1, usize::from);
+            ApplyThreads::start(threads.min(APPLY_THREADS_MAX).min(groups), groups + 1)
+        } else {
+            Ok(ApplyThreads::none())
+        };
+        let damages = Arc::new(Damages::new(identity));
         Ok(Self {
-            reads: Reads::new(store.clone()),
+            reads: Reads::new(store.clone(), damages.clone()),
+            damages,
             store,
             beats: Arc::new(Beats::new(links.clone(), config.clock.clone())),
             forwards: Arc::new(Forwards::new(links.clone())),
             links,
+            counts,
             clock: config.clock.clone(),
             on_fatal: config.on_fatal.clone(),
             threads: threads.map_err(OpenError::Threads)?,
             budget: Arc::<Budget>::default(),
-            support: Arc::new(Support::new(node, RULES_VERSION)),
+            support: Arc::new(Support::new(node, config.rules)),
             alive: Mutex::new(Some(alive)),
         })
     }
@@ -153,8 +165,11 @@ pub(crate) async fn start_raft(
     let log = Log::new(group, shared.store.clone(), alive);
     let network = PeerNetwork {
         group,
+        waits: shared.store.waits(),
         links: shared.links.clone(),
         beats: shared.beats.clone(),
+        damages: shared.damages.clone(),
+        counts: shared.counts.clone(),
     };
     let node = shared.store.identity().node;
     let raft = Raft::new(node.0, config(), network, log, machine).await;
@@ -202,6 +217,39 @@ pub(crate) async fn lead_alone(raft: &Raft, node: NodeId) -> Result<(), String> 
     Ok(())
 }
 
+/// How far each member of a group is behind the log of this node, which leads it, in entries;
+/// empty if it does not.
+pub(crate) fn lags(raft: &Raft) -> Vec<(NodeId, u64)> {
+    let metrics = raft.metrics();
+    let metrics = metrics.borrow_watched();
+    let last = metrics.last_log_index.unwrap_or_default();
+    let progress = metrics.replication.iter().flatten();
+    let lags = progress.map(|(node, matched)| {
+        let matched = matched.as_ref().map_or(0, |id| id.index());
+        (NodeId(*node), last.saturating_sub(matched))
+    });
+    lags.collect()
+}
+
+/// Proves that this node leads a group; the index that a read must see.
+pub(crate) async fn read_index(group: u32, raft: &Raft) -> Result<u64, Refusal> {
+    let read = raft.get_read_log_id(ReadPolicy::ReadIndex);
+    match tokio::time::timeout(BARRIER_WITHIN, read).await {
+        Ok(Ok((read, _applied))) => Ok(read.index()),
+        Ok(Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward)))) => {
+            Err(not_leader(forward))
+        },
+        Err(_) | Ok(Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_)))) => {
+            let message = "no majority has confirmed the leader in time";
+            Err(Refusal::new(Code::NoQuorum, message))
+        },
+        Ok(Err(RaftError::Fatal(error))) => {
+            tracing::info!(group, %error, "a read found its group stopped");
+            Err(Refusal::new(Code::Draining, "the shard has stopped"))
+        },
+    }
+}
+
 /// One shard of this node.
 pub(crate) struct Shard {
     pub(crate) id: ShardId,
@@ -218,6 +266,8 @@ pub(crate) struct Shard {
     pub(crate) applier: Arc<Applier>,
     pub(crate) marker: Arc<MarkerBound>,
     pub(crate) links: Arc<Links>,
+    /// Cleared for good when this replica is to be rebuilt: nobody is served from it any more.
+    in_service: AtomicBool,
 }
 
 /// The tasks of one group.
@@ -251,7 +301,8 @@ impl Shard {
                 .map_err(failed)?;
         }
         lead_alone(&raft, identity.node).await.map_err(failed)?;
-        let leadership = Arc::new(Leadership::new(id.0, identity.node, shared.links.clone()));
+        let (links, counts) = (shared.links.clone(), shared.counts.clone());
+        let leadership = Arc::new(Leadership::new(id.0, identity.node, links, counts));
         leadership.update(&raft);
         let shard = Arc::new(Self {
             id,
@@ -266,6 +317,7 @@ impl Shard {
             applier,
             marker,
             links: shared.links.clone(),
+            in_service: AtomicBool::new(true),
         });
         let tasks = shard.start(shared, stop);
         Ok((shard, tasks))
@@ -298,23 +350,31 @@ impl Shard {
         }
     }
 
+    /// Whether readers and writers are served from this replica.
+    pub(crate) fn is_in_service(&self) -> bool {
+        self.in_service.load(Ordering::SeqCst)
+    }
+
+    /// Serves nobody any more; its Raft goes on.
+    pub(crate) fn take_out_of_service(&self, refusal: &Refusal) {
+        self.in_service.store(false, Ordering::SeqCst);
+        self.feed.close(refusal);
+        self.lanes.close(refusal.clone());
+    }
+
     /// Whether a session belongs to this shard.
     pub(crate) fn holds(&self, namespace: &Namespace, session: &SessionName) -> bool {
         ShardId::holding(Slot::of(namespace, session), self.shards) == self.id
-    }
-
-    /// Queues a command if this node leads. NOT_LEADER, OVERLOADED, DRAINING.
-    pub(crate) fn admit(&self, command: Command) -> Result<Pending, Refusal> {
-        if !self.leadership.leads() {
-            return Err(self.leadership.not_leader());
-        }
-        self.lanes.admit(command)
     }
 
     /// Waits until this node has applied everything that was committed before this call, as the
     /// leader knows it. NOT_LEADER, NO_QUORUM.
     pub(crate) async fn barrier(&self) -> Result<(), Refusal> {
         let index = if self.leadership.leads() {
+            if self.leadership.leader().is_none() {
+                let message = "no majority has heard the leader for a while";
+                return Err(Refusal::new(Code::NoQuorum, message));
+            }
             self.read_index().await?
         } else {
             self.ask_read_index().await?
@@ -331,21 +391,7 @@ impl Shard {
 
     /// Proves that this node leads; the index that a read must see.
     pub(crate) async fn read_index(&self) -> Result<u64, Refusal> {
-        let read = self.raft.get_read_log_id(ReadPolicy::ReadIndex);
-        match tokio::time::timeout(BARRIER_WITHIN, read).await {
-            Ok(Ok((read, _applied))) => Ok(read.index()),
-            Ok(Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward)))) => {
-                Err(not_leader(forward))
-            },
-            Err(_) | Ok(Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_)))) => {
-                let message = "no majority has confirmed the leader in time";
-                Err(Refusal::new(Code::NoQuorum, message))
-            },
-            Ok(Err(RaftError::Fatal(error))) => {
-                tracing::info!(shard = %self.id, %error, "a read found its group stopped");
-                Err(Refusal::new(Code::Draining, "the shard has stopped"))
-            },
-        }
+        read_index(self.id.0, &self.raft).await
     }
 
     async fn ask_read_index(&self) -> Result<u64, Refusal> {
@@ -390,16 +436,16 @@ impl Shard {
     /// How far a follower is behind the leader's log, in entries; `None` if this node does not
     /// lead or knows nothing of it.
     pub(crate) fn lag_of(&self, node: NodeId) -> Option<u64> {
-        let metrics = self.raft.metrics();
-        let metrics = metrics.borrow_watched();
-        let progress = metrics.replication.as_ref()?;
-        let matched = progress.get(&node.0)?.as_ref().map_or(0, |id| id.index());
-        Some(
-            metrics
-                .last_log_index
-                .unwrap_or_default()
-                .saturating_sub(matched),
-        )
+        let lags = lags(&self.raft);
+        let found = lags.into_iter().find(|(follower, _)| *follower == node);
+        found.map(|(_, lag)| lag)
+    }
+
+    /// How far every other member is behind; empty if this node does not lead.
+    pub(crate) fn lags(&self) -> Vec<(NodeId, u64)> {
+        let mut lags = lags(&self.raft);
+        lags.retain(|(node, _)| *node != self.node);
+        lags
     }
 
     /// Hands the leadership over and waits until the other leads. Answers who leads then.
@@ -430,19 +476,21 @@ impl Shard {
                 "the other node has not taken the leadership in time",
             )
         })?;
+        self.leadership.handed_over();
         self.leadership.update(&self.raft);
         led.current_leader.map(NodeId).ok_or_else(nobody)
     }
 }
 
 /// The log must go on where the rows stand. Rows from before the purge (a drive that lied about a
-/// sync, an event DB that was lost or put back) can only be fetched from a leader elsewhere.
+/// sync, an event DB that was lost or put back) can only be fetched from a leader elsewhere: they
+/// are damaged.
 fn check_purged(group: u32, store: &Arc<dyn Store>, applier: &Applier) -> Result<(), OpenError> {
     let purged = store.log_state(group)?.purged.map(|purged| purged.index);
     let applied = applier.standing().position.map(|applied| applied.index);
     if purged <= applied {
         return Ok(());
     }
-    let reason = format!("its log is purged up to {purged:?}, its rows stand at {applied:?} only");
-    Err(OpenError::group(group, reason))
+    let what = format!("the log is purged up to {purged:?}, the rows stand at {applied:?} only");
+    Err(StoreError::DamagedRows { group, what }.into())
 }

@@ -11,11 +11,11 @@ use everwire_rules::resolve::Answer;
 use openraft::async_runtime::WatchReceiver;
 
 use crate::group::Shard;
+use crate::host::Host;
 use crate::lanes::Pending;
 use crate::local::LocalReader;
 use crate::reads::{Listed, Page, RunInfo, SessionInfo};
 use crate::run_watch::RunWatch;
-use crate::set::Host;
 
 /// A reader's wish: from where, in which session.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,6 +50,8 @@ pub struct ShardStatus {
     pub replicas: Vec<NodeId>,
     /// The Raft term.
     pub term: u64,
+    /// The rules that its state speaks; 0 while nobody has said so.
+    pub rules: u32,
     /// The Raft index up to which this node has applied.
     pub applied: u64,
     /// The Raft index up to which the log is known to be committed.
@@ -90,7 +92,8 @@ impl ShardHandle {
         let mut holders = leader
             .into_iter()
             .chain(replicas.unwrap_or_default().iter().copied());
-        let alive = |node: &NodeId| self.host.is_alive(*node, DEAD_AFTER);
+        let me = self.host.identity.node;
+        let alive = |node: &NodeId| *node != me && self.host.is_alive(*node, DEAD_AFTER);
         let holder = holders
             .find(alive)
             .and_then(|node| topology.nodes.get(&node));
@@ -123,7 +126,7 @@ impl ShardHandle {
             && shard.leadership.leads()
         {
             self.host.check_space(&command)?;
-            return shard.lanes.admit(command);
+            return shard.admit(command);
         }
         if self.host.door.is_draining() {
             let message = "the node is about to stop";
@@ -224,6 +227,27 @@ impl ShardHandle {
         }
     }
 
+    /// How far the other members are behind the leader's log, in entries, as the leader knows, or
+    /// said last. Empty while nobody has said so.
+    pub fn followers(&self) -> Vec<(NodeId, u64)> {
+        if let Some(shard) = &self.local
+            && shard.leadership.leads()
+        {
+            return shard.lags();
+        }
+        let Some(leader) = self.host.leader_of(self.id) else {
+            return Vec::new();
+        };
+        let report = self.host.report_of(leader).unwrap_or_default();
+        let mut replicas = report.replicas.into_iter();
+        let said = replicas.find(|replica| replica.group == self.id.0);
+        let followers = said.map(|replica| replica.followers).unwrap_or_default();
+        let followers = followers.into_iter();
+        followers
+            .map(|follower| (NodeId(follower.node), follower.lag))
+            .collect()
+    }
+
     /// How it stands elsewhere, as its holders said last.
     fn reported(&self) -> ShardStatus {
         let topology = self.host.meta.topology();
@@ -244,6 +268,7 @@ impl ShardHandle {
             term: newest.term,
             applied: newest.applied,
             committed: newest.committed,
+            rules: newest.rules,
             ..ShardStatus::default()
         }
     }
@@ -258,9 +283,10 @@ fn status(shard: &Shard) -> ShardStatus {
     let (people_bytes, agent_bytes) = shard.lanes.queued_bytes();
     ShardStatus {
         id: shard.id,
-        leader: metrics.current_leader.map(NodeId),
+        leader: shard.leadership.leader(),
         replicas: members.map(|(node, _)| NodeId(*node)).collect(),
         term: metrics.current_term,
+        rules: shard.applier.rules_version(),
         applied: index(metrics.last_applied),
         committed: index(metrics.local_committed),
         purged: index(metrics.purged),

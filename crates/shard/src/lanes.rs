@@ -76,6 +76,8 @@ struct State {
     agents: Queue,
     /// Why nothing more is admitted; what is queued still goes.
     closed: Option<Refusal>,
+    /// Why nothing is admitted for now.
+    refused: Option<Refusal>,
 }
 
 /// Commands that go into one log entry, and where their outcomes go, in the same order.
@@ -115,7 +117,7 @@ impl Lanes {
         let bytes = command.op.weight_bytes();
         let max = bytes_max(lane);
         let mut state = self.lock();
-        if let Some(refusal) = &state.closed {
+        if let Some(refusal) = state.closed.as_ref().or(state.refused.as_ref()) {
             return Err(refusal.clone());
         }
         let queue = state.queue(lane);
@@ -143,6 +145,14 @@ impl Lanes {
     pub(crate) fn queued_bytes(&self) -> (usize, usize) {
         let state = self.lock();
         (state.people.bytes, state.agents.bytes)
+    }
+
+    /// Admits nothing until told otherwise; what is queued still goes. Says whether this is new.
+    pub(crate) fn refuse(&self, refusal: Option<Refusal>) -> bool {
+        let mut state = self.lock();
+        let changed = state.refused.is_some() != refusal.is_some();
+        state.refused = refusal;
+        changed
     }
 
     /// Admits nothing more; what is queued still goes.
@@ -218,7 +228,7 @@ mod tests {
     use everwire_core::command::Op;
     use everwire_core::event::{Body, Data, Draft};
     use everwire_core::{
-        Author, InputId, Key, Namespace, ParticipantId, ParticipantKind, RunId, SessionName,
+        Author, Cancel, InputId, Key, Namespace, ParticipantId, ParticipantKind, RunId, SessionName,
     };
 
     fn command(op: Op) -> Command {
@@ -262,7 +272,7 @@ mod tests {
 
     fn cancel() -> Command {
         command(Op::Cancel {
-            run: RunId::parse("r").unwrap(),
+            cancel: Cancel::run(RunId::parse("r").unwrap()),
             key: Key::parse("k").unwrap(),
             body_hash: 0,
         })

@@ -1,5 +1,6 @@
 //! Who leads a group, as this node knows it; and what follows when nobody does.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::apply::Applier;
 use crate::feed::Feed;
+use crate::meters::{Counts, one_more};
 use crate::peer::Links;
 use crate::raft::types::Raft;
 
@@ -19,6 +21,7 @@ pub(crate) struct Leadership {
     group: u32,
     node: u64,
     links: Arc<Links>,
+    counts: Arc<Counts>,
     state: Mutex<State>,
 }
 
@@ -26,6 +29,8 @@ pub(crate) struct Leadership {
 struct State {
     leader: Option<u64>,
     term: u64,
+    /// Nothing was heard of the group's Raft yet: the terms so far were before this start.
+    is_new: bool,
     /// This node is the only voter: it always hears itself.
     alone: bool,
     /// Since when this leader leads.
@@ -36,15 +41,17 @@ struct State {
 
 impl Leadership {
     /// Nobody leads yet.
-    pub(crate) fn new(group: u32, node: NodeId, links: Arc<Links>) -> Self {
+    pub(crate) fn new(group: u32, node: NodeId, links: Arc<Links>, counts: Arc<Counts>) -> Self {
         let now = Instant::now();
         Self {
             group,
             node: node.0,
             links,
+            counts,
             state: Mutex::new(State {
                 leader: None,
                 term: 0,
+                is_new: true,
                 alone: false,
                 since: now,
                 seen: now,
@@ -56,14 +63,23 @@ impl Leadership {
         self.state.lock().expect("no panic happens under this lock")
     }
 
-    /// The leader, if one is known.
+    /// The leader, if one is known. This node does not count itself when no majority has heard
+    /// it for a while: there may be another one by now.
     pub(crate) fn leader(&self) -> Option<NodeId> {
-        self.lock().leader.map(NodeId)
+        let state = self.lock();
+        let cut_off =
+            state.leader == Some(self.node) && !state.alone && state.seen.elapsed() >= STALE_AFTER;
+        state.leader.filter(|_| !cut_off).map(NodeId)
     }
 
     /// Whether this node leads.
     pub(crate) fn leads(&self) -> bool {
         self.lock().leader == Some(self.node)
+    }
+
+    /// This node gave the leadership to another, as planned.
+    pub(crate) fn handed_over(&self) {
+        one_more(&self.counts.hand_overs);
     }
 
     /// How long this node has led; `None` if it does not.
@@ -124,6 +140,11 @@ impl Leadership {
                 state.seen = state.since;
             }
         }
+        if !state.is_new {
+            let began = metrics.current_term.saturating_sub(state.term);
+            self.counts.elections.fetch_add(began, Ordering::Relaxed);
+        }
+        state.is_new = false;
         state.leader = leader;
         state.alone = alone;
         state.term = metrics.current_term;
@@ -131,7 +152,7 @@ impl Leadership {
 }
 
 /// Follows a group's leadership until `stop`. Ends subscriptions with STALE while no leader is
-/// heard; ends the process when the group's Raft has stopped by itself.
+/// heard; ends the process when the group's Raft has stopped by itself, unless damage stopped it.
 pub(crate) async fn watch(
     raft: Raft,
     leadership: Arc<Leadership>,
@@ -149,7 +170,8 @@ pub(crate) async fn watch(
         tokio::select! {
             () = stop.cancelled() => return,
             changed = metrics.changed() => if changed.is_err() {
-                if !stop.is_cancelled() {
+                // Damaged rows ended it: the replica is rebuilt.
+                if !stop.is_cancelled() && !applier.is_wounded() {
                     let state = raft.metrics().borrow_watched().running_state.clone();
                     applier.fatal(&format!("its Raft stopped: {state:?}"));
                 }

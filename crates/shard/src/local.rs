@@ -195,9 +195,17 @@ impl<'s> LocalReader<'s> {
         };
         let session = located.reader.session();
         let page = self.shard.reads.run(move |store| {
+            let tail = reads::head(store, session)?.map(|head| head.tail);
             let events = reads::events(store, session, from, limit)?;
             // Nothing of a deleted session is a page of it.
-            Ok(reads::head(store, session)?.map(|_| events))
+            if reads::head(store, session)?.is_none() {
+                return Ok(None);
+            }
+            if events.is_empty() && Some(from) <= tail {
+                let what = format!("event {from} is missing before {tail:?}");
+                return Err(reads::damaged(store, session.slot, what));
+            }
+            Ok(Some(events))
         });
         let events = page.await?.ok_or_else(unknown_session)?;
         let last = events.last().map_or(tail, |last| tail.max(last.offset));
@@ -301,6 +309,9 @@ impl<'s> LocalReader<'s> {
             run_epoch: row.run_epoch,
             writer: row.writer,
             input: row.input,
+            parent: row.parent,
+            lease_ms: row.lease_ms,
+            epilogue: row.epilogue.map(|epilogue| epilogue.run_epoch),
             started: row.started,
             ended: row.ended,
             last_seq: epoch.last_seq,

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use everwire_core::ids::META_GROUP;
@@ -17,6 +18,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::apply::{Applier, Changed};
+use crate::duties::Duties;
 use crate::feed::Feed;
 use crate::formation::About;
 use crate::group::{Running, Shared, initialize, start_raft};
@@ -33,6 +35,9 @@ pub(crate) struct Meta {
     pub(crate) leadership: Arc<Leadership>,
     pub(crate) identity: Identity,
     pub(crate) marker: Arc<MarkerBound>,
+    pub(crate) applier: Arc<Applier>,
+    /// Set while its replicas differ and no majority agrees: it takes no changes.
+    disputed: AtomicBool,
     topology: watch::Receiver<Arc<Topology>>,
     links: Arc<Links>,
 }
@@ -57,6 +62,7 @@ impl Meta {
             META_GROUP,
             identity.node,
             shared.links.clone(),
+            shared.counts.clone(),
         ));
         leadership.update(&raft);
         if let Some(voters) = voters {
@@ -65,12 +71,22 @@ impl Meta {
         }
         let mut tasks = JoinSet::new();
         let (watched, following) = (raft.raft(), leadership.clone());
-        tasks.spawn(leadership::watch(watched, following, feed, applier, stop));
+        let watched = leadership::watch(watched, following, feed, applier.clone(), stop);
+        tasks.spawn(watched);
+        let duties = Duties {
+            raft: raft.raft(),
+            applier: applier.clone(),
+            clock: shared.clock.clone(),
+            timeline: identity.timeline,
+        };
+        tasks.spawn(duties.run());
         let meta = Arc::new(Self {
             raft,
             leadership,
             identity,
             marker,
+            applier,
+            disputed: AtomicBool::new(false),
             topology,
             links: shared.links.clone(),
         });
@@ -118,8 +134,24 @@ impl Meta {
         })
     }
 
+    /// Takes no changes while nobody can say which of its replicas is right. Says whether this is
+    /// new.
+    pub(crate) fn dispute(&self, disputed: bool) -> bool {
+        self.disputed.swap(disputed, Ordering::SeqCst) != disputed
+    }
+
+    /// See [`Meta::dispute`].
+    pub(crate) fn is_disputed(&self) -> bool {
+        self.disputed.load(Ordering::SeqCst)
+    }
+
     /// The same, if this node leads.
     pub(crate) async fn change_here(&self, change: Change) -> Result<Changed, Refusal> {
+        if self.is_disputed() {
+            let message = "the replicas of the metadata group differ and no majority agrees: the \
+                           topology takes no changes until an operator has looked at it";
+            return Err(Refusal::new(Code::Frozen, message));
+        }
         if let Change::Join {
             name, incarnation, ..
         } = &change

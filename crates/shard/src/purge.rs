@@ -15,11 +15,11 @@ use everwire_core::limits::{LOG_KEPT_BYTES_MAX, LOG_KEPT_FOR};
 use openraft::async_runtime::WatchReceiver;
 
 use crate::group::Shard;
+use crate::host::Host;
 use crate::meta::Meta;
 use crate::raft::machine::MarkerBound;
 use crate::raft::types::Raft;
 use crate::reads::Reads;
-use crate::set::Host;
 
 /// How often the purge looks. What it finds moves only when the event DB was flushed, so there
 /// is one purge per flush at most, and one range tombstone per purge (engine, DeleteRange).

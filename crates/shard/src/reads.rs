@@ -7,11 +7,14 @@ use everwire_core::row::{
     EpochRow, Frozen, HeadRow, Row, RowKey, RowRange, RunRow, RunState, SessionKey,
 };
 use everwire_core::{
-    Code, Event, InputId, Namespace, NodeId, Offset, ParticipantId, Refusal, RunEpoch, RunId, Seq,
+    Code, Event, InputRef, Namespace, NodeId, Offset, ParticipantId, Refusal, RunEpoch, RunId, Seq,
     SessionEpoch, SessionName, ShardId, Slot, Timestamp,
 };
 use everwire_store::{Store, StoreError};
 use tokio::sync::Semaphore;
+
+use crate::damage::Damages;
+use crate::wait::on_disk;
 
 /// One page of committed events, dense.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,7 +68,13 @@ pub struct RunInfo {
     /// Whoever was granted it.
     pub writer: ParticipantId,
     /// The input that it answers.
-    pub input: Option<InputId>,
+    pub input: Option<InputRef>,
+    /// The run that it works for.
+    pub parent: Option<RunId>,
+    /// For how long its writer may be silent, milliseconds; 0 where none was granted.
+    pub lease_ms: u32,
+    /// The epoch under which its epilogue may be written, if it was stopped gracefully.
+    pub epilogue: Option<RunEpoch>,
     /// Where `run.started` stands.
     pub started: Offset,
     /// Where it ended; `None` while it is live.
@@ -101,44 +110,58 @@ pub(crate) struct SessionRef {
 pub(crate) struct Reads {
     store: Arc<dyn Store>,
     slots: Arc<Semaphore>,
+    damages: Arc<Damages>,
 }
 
 impl Reads {
-    pub(crate) fn new(store: Arc<dyn Store>) -> Self {
+    pub(crate) fn new(store: Arc<dyn Store>, damages: Arc<Damages>) -> Self {
         Self {
             store,
+            damages,
             slots: Arc::new(Semaphore::new(DISK_READERS_MAX)),
         }
     }
 
+    /// The damage that reads have met.
+    pub(crate) fn damages(&self) -> &Damages {
+        &self.damages
+    }
+
     /// Runs a read when it is its turn. If the future is dropped, the read may still run; it
-    /// changes nothing.
+    /// changes nothing. Damaged rows are STALE here and whole elsewhere: this replica will be
+    /// rebuilt.
     pub(crate) async fn run<T: Send + 'static>(
         &self,
         read: impl FnOnce(&dyn Store) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, Refusal> {
         let slot = self.slots.clone().acquire_owned().await;
-        let store = self.store.clone();
-        let result = tokio::task::spawn_blocking(move || {
-            let result = read(&*store);
+        let result = on_disk(&self.store, move |store| {
+            let result = read(&**store);
             drop(slot);
             result
         });
-        let failed = |error: &dyn std::fmt::Display| {
-            tracing::error!(%error, "a read failed");
-            Refusal::new(Code::Internal, "the disk could not be read")
-        };
         match result.await {
-            Ok(result) => result.map_err(|error| failed(&error)),
-            Err(error) => Err(failed(&error)),
+            Ok(result) => result.map_err(|error| self.damages.refusal(&error)),
+            Err(error) => {
+                tracing::error!(%error, "a read failed");
+                Err(Refusal::new(Code::Internal, "the disk could not be read"))
+            },
         }
     }
 }
 
-fn mismatch(key: &RowKey) -> StoreError {
-    StoreError::Damaged {
-        what: format!("a row that is not what its key says: {key:?}"),
-    }
+/// Damage of the rows that hold a slot.
+pub(crate) fn damaged(store: &dyn Store, slot: Slot, what: String) -> StoreError {
+    let group = ShardId::holding(slot, store.identity().shards).0;
+    StoreError::DamagedRows { group, what }
+}
+
+fn mismatch(store: &dyn Store, slot: Slot, key: &RowKey) -> StoreError {
+    damaged(
+        store,
+        slot,
+        format!("a row that is not what its key says: {key:?}"),
+    )
 }
 
 /// The session that has a name now.
@@ -154,7 +177,7 @@ pub(crate) fn named(
             slot,
             session_no: row.session_no,
         })),
-        Some(_) => Err(mismatch(&key)),
+        Some(_) => Err(mismatch(store, slot, &key)),
     }
 }
 
@@ -164,7 +187,7 @@ pub(crate) fn head(store: &dyn Store, session: SessionKey) -> Result<Option<Head
     match store.row(&key)? {
         None => Ok(None),
         Some(Row::Head(head)) => Ok(Some(head)),
-        Some(_) => Err(mismatch(&key)),
+        Some(_) => Err(mismatch(store, session.slot, &key)),
     }
 }
 
@@ -178,14 +201,14 @@ pub(crate) fn run(
     let run = match store.row(&key)? {
         None => return Ok(None),
         Some(Row::Run(run)) => run,
-        Some(_) => return Err(mismatch(&key)),
+        Some(_) => return Err(mismatch(store, session.slot, &key)),
     };
     let key = RowKey::Epoch(session, id.clone(), run.run_epoch);
     match store.row(&key)? {
         Some(Row::Epoch(epoch)) => Ok(Some((run, epoch))),
         // Deleted between the two reads; an epoch alone never goes.
         None if head(store, session)?.is_none() => Ok(None),
-        None | Some(_) => Err(mismatch(&key)),
+        None | Some(_) => Err(mismatch(store, session.slot, &key)),
     }
 }
 
@@ -215,7 +238,7 @@ pub(crate) fn live_runs(store: &dyn Store, session: SessionKey) -> Result<Vec<Ru
     let keys = store.scan(RowRange::LiveRuns(session), max)?.into_iter();
     let run = |key| match key {
         RowKey::LiveRun(_, run) => Ok(run),
-        key => Err(mismatch(&key)),
+        key => Err(mismatch(store, session.slot, &key)),
     };
     keys.map(run).collect()
 }

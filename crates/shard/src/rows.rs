@@ -3,12 +3,12 @@
 //! Only a shard's apply thread reads and writes here, so that a cached row is always what the
 //! store would answer (RULES 41: loads run on the apply thread, never on a runtime worker).
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
 
 use everwire_core::row::{Row, RowKey, RowRange, SessionKey};
 use everwire_rules::{View, ViewError};
-use everwire_store::Store;
+use everwire_store::{Store, StoreError};
 
 /// Rows by key, `None` for a row that is known to be absent. Two generations instead of a list
 /// of uses: a hit moves a row to the young one; when that is full, the old one is forgotten.
@@ -30,7 +30,9 @@ fn weight(key: &RowKey, row: Option<&Row>) -> usize {
         RowKey::LiveRun(_, run) => run.as_str().len(),
         RowKey::Message(_, message) => message.as_str().len(),
         RowKey::Part(_, message, part) => message.as_str().len() + part.as_str().len(),
-        RowKey::Input(_, author, input) => author.as_str().len() + input.as_str().len(),
+        RowKey::Input(_, author, input) | RowKey::Tombstone(_, author, input) => {
+            author.as_str().len() + input.as_str().len()
+        },
         RowKey::Key(_, author, key) | RowKey::KeyAge(_, _, author, key) => {
             author.as_str().len() + key.as_str().len()
         },
@@ -49,24 +51,6 @@ fn weight(key: &RowKey, row: Option<&Row>) -> usize {
         _ => 0,
     };
     size_of::<(RowKey, Option<Row>)>() + key_text + row_text
-}
-
-/// The session whose rows a key belongs to; names and counters belong to their slot.
-fn session_of(key: &RowKey) -> Option<SessionKey> {
-    match key {
-        RowKey::Name(..) | RowKey::Counter(_) => None,
-        RowKey::Head(session)
-        | RowKey::Run(session, _)
-        | RowKey::Epoch(session, ..)
-        | RowKey::Batch(session, ..)
-        | RowKey::Message(session, _)
-        | RowKey::Part(session, ..)
-        | RowKey::Input(session, ..)
-        | RowKey::Key(session, ..)
-        | RowKey::KeyAge(session, ..)
-        | RowKey::LiveRun(session, _)
-        | RowKey::Timer(session, ..) => Some(*session),
-    }
 }
 
 impl RowCache {
@@ -115,7 +99,8 @@ impl RowCache {
     pub(crate) fn absorb(&mut self, rows: &BTreeMap<RowKey, Option<Row>>, erased: &[SessionKey]) {
         if !erased.is_empty() {
             let kept = |key: &RowKey, _row: &mut Option<Row>| {
-                session_of(key).is_none_or(|session| !erased.contains(&session))
+                key.session()
+                    .is_none_or(|session| !erased.contains(&session))
             };
             self.young.retain(kept);
             self.old.retain(kept);
@@ -139,6 +124,8 @@ impl RowCache {
 pub(crate) struct CachedView<'a> {
     store: &'a dyn Store,
     cache: RefCell<&'a mut RowCache>,
+    /// The store failed, and not because of damaged rows.
+    failed: Cell<bool>,
 }
 
 impl<'a> CachedView<'a> {
@@ -146,7 +133,19 @@ impl<'a> CachedView<'a> {
         Self {
             store,
             cache: RefCell::new(cache),
+            failed: Cell::new(false),
         }
+    }
+
+    /// Whether the disk failed: what could not be read then is not damage.
+    pub(crate) fn failed(&self) -> bool {
+        self.failed.get()
+    }
+
+    fn note(&self, error: &StoreError) -> ViewError {
+        let damaged = matches!(error, StoreError::DamagedRows { .. });
+        self.failed.set(self.failed.get() || !damaged);
+        ViewError(error.to_string())
     }
 }
 
@@ -156,14 +155,14 @@ impl View for CachedView<'_> {
             return Ok(row);
         }
         let row = self.store.row(key);
-        let row = row.map_err(|error| ViewError(error.to_string()))?;
+        let row = row.map_err(|error| self.note(&error))?;
         self.cache.borrow_mut().put(key.clone(), row.clone());
         Ok(row)
     }
 
     fn scan(&self, range: RowRange, limit: usize) -> Result<Vec<RowKey>, ViewError> {
         let keys = self.store.scan(range, limit);
-        keys.map_err(|error| ViewError(error.to_string()))
+        keys.map_err(|error| self.note(&error))
     }
 }
 
@@ -200,10 +199,6 @@ mod tests {
         })
     }
 
-    fn session(key: &RowKey) -> SessionKey {
-        session_of(key).unwrap()
-    }
-
     proptest! {
         /// Cached rows are the rows of a plain map, in a cache too small for them.
         #[test]
@@ -229,8 +224,8 @@ mod tests {
                         }
                     },
                     Step::Erase(slot) => {
-                        let gone: Vec<_> = (0..16).map(|no| session(&key(slot, no))).collect();
-                        plain.retain(|key, _| !gone.contains(&session(key)));
+                        let gone: Vec<_> = (0..16).map(|no| key(slot, no).session().unwrap()).collect();
+                        plain.retain(|key, _| !gone.contains(&key.session().unwrap()));
                         cache.absorb(&BTreeMap::new(), &gone);
                     },
                     Step::Clear => cache.clear(),

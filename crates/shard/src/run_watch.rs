@@ -37,7 +37,7 @@ impl RunWatches {
         }
     }
 
-    /// Wakes whoever watches a run that was claimed or that ended by these events.
+    /// Wakes whoever watches a run that was claimed, was orphaned or ended by these events.
     pub(crate) fn touched(&self, events: &[(SessionKey, Arc<Event>)]) {
         let runs = self.lock();
         if runs.is_empty() {
@@ -65,7 +65,11 @@ impl RunWatches {
 fn changes_hands(kind: Kind) -> bool {
     matches!(
         kind,
-        Kind::RunClaimed | Kind::RunCompleted | Kind::RunFailed | Kind::RunCancelled
+        Kind::RunClaimed
+            | Kind::RunOrphaned
+            | Kind::RunCompleted
+            | Kind::RunFailed
+            | Kind::RunCancelled
     )
 }
 
@@ -78,7 +82,7 @@ pub struct RunWatch {
 }
 
 impl RunWatch {
-    /// Resolves when the run was claimed or ended, or its session was deleted, since the watch
+    /// Resolves when the run was claimed, was orphaned or ended, or its session was deleted, since the watch
     /// was made or since the last time. Look the run up to learn what happened. Cancel-safe.
     pub async fn changed(&mut self) {
         if let Some(touched) = &mut self.touched
@@ -157,7 +161,12 @@ mod tests {
         let watches = Arc::new(RunWatches::default());
         let mut watch = watches.watch(session(1), run("r1"));
         watches.touched(&event("r2", Body::RunCompleted));
-        watches.touched(&event("r1", Body::RunStarted { input: None }));
+        let started = Body::RunStarted {
+            input: None,
+            parent: None,
+            meta: None,
+        };
+        watches.touched(&event("r1", started));
         watches.erased(session(2));
         assert_eq!(watch.changed().now_or_never(), None);
         watches.touched(&event("r1", Body::RunCompleted));

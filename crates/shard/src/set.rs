@@ -1,32 +1,34 @@
 //! The shards of one node: its place in the cluster, its groups, the way to everybody else's.
 
-use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::{Arc, RwLock};
+use std::time::Duration;
 
 use everwire_core::ids::META_GROUP;
 use everwire_core::limits::DRAIN_WITHIN;
 use everwire_core::topology::Topology;
-use everwire_core::{
-    Clock, Code, Command, Namespace, NodeId, Random, Refusal, SessionName, ShardId, Slot,
-};
+use everwire_core::{Clock, Code, Namespace, NodeId, Random, Refusal, SessionName, ShardId, Slot};
 use everwire_proto::internal_v1 as wire;
-use everwire_store::{Identity, Store, StoreError};
+use everwire_store::{Closing, Identity, Store, StoreError};
 use futures_util::future::join_all;
 use tokio::sync::{Mutex, mpsc};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::entrance::{Entrance, on_disk};
-use crate::formation::{self, About};
-use crate::group::{Shard, Shared, Tasks};
+use crate::entrance::{Entrance, opening};
+use crate::formation;
+use crate::group::Shared;
 use crate::handle::ShardHandle;
+use crate::host::Host;
 use crate::meta::Meta;
-use crate::peer::{Door, GroupEntry, Peers, Phase};
+use crate::meters::{Meters, NodeReport};
+use crate::peer::{GroupEntry, Peers, Phase};
 use crate::purge::{self, Kept};
-use crate::space;
+use crate::readiness;
 use crate::steward;
+use crate::support::unknown_rules;
+use crate::wait::on_disk;
 
 pub use everwire_store::OnFatal;
 
@@ -49,6 +51,11 @@ pub struct ShardSetConfig {
     pub shards: u32,
     /// How much log is kept for members that lag or are away.
     pub kept: Kept,
+    /// Once in so long everything that is held here is read and held against its checksums.
+    pub scrub_every: Duration,
+    /// The newest rules that this node knows: [`RULES_VERSION`](everwire_rules::RULES_VERSION),
+    /// unless a test is to see what an older or a newer build does.
+    pub rules: u32,
 }
 
 /// Where a node's store comes from.
@@ -61,6 +68,11 @@ pub trait Disk: Send + Sync + 'static {
 
     /// Puts what is there aside, so that the node can begin anew. Waits for the disk.
     fn retire(&self) -> Result<(), StoreError>;
+
+    /// Whether these calls wait for a device; see [`Store::waits`].
+    fn waits(&self) -> bool {
+        true
+    }
 }
 
 /// A data directory on the real disk.
@@ -113,6 +125,16 @@ pub enum OpenError {
         /// What happened.
         reason: String,
     },
+    /// A group's state speaks rules that this build does not know.
+    #[error("{}", unknown_rules(&group_name(*.group), *.version, *.known))]
+    Rules {
+        /// The shard, or `u32::MAX` for the metadata group.
+        group: u32,
+        /// What it speaks.
+        version: u32,
+        /// The newest that this build knows.
+        known: u32,
+    },
     /// The peer listener cannot be served.
     #[error("peers cannot be served: {0}")]
     Peers(String),
@@ -122,6 +144,14 @@ pub enum OpenError {
     /// Our mistake: something panicked.
     #[error("opening failed: {0}")]
     Panicked(String),
+}
+
+/// A group in a sentence.
+pub(crate) fn group_name(group: u32) -> String {
+    match group {
+        META_GROUP => "the metadata group".to_owned(),
+        shard => format!("shard {shard}"),
+    }
 }
 
 impl OpenError {
@@ -139,7 +169,7 @@ impl OpenError {
     /// The code to show for it.
     pub fn code(&self) -> Code {
         match self {
-            Self::Store(StoreError::Newer { .. }) => Code::UnsupportedVersion,
+            Self::Store(StoreError::Newer { .. }) | Self::Rules { .. } => Code::UnsupportedVersion,
             Self::Store(StoreError::WrongCluster { .. }) => Code::WrongCluster,
             Self::Refused(refusal) => refusal.code,
             Self::Store(_)
@@ -159,23 +189,6 @@ pub struct ShardSet {
     running: Mutex<Option<Running>>,
 }
 
-/// What every task of a node's shards shares.
-pub(crate) struct Host {
-    pub(crate) shared: Shared,
-    pub(crate) identity: Identity,
-    pub(crate) about: About,
-    pub(crate) door: Arc<Door>,
-    pub(crate) meta: Arc<Meta>,
-    pub(crate) formation: Option<wire::Formation>,
-    shards: RwLock<BTreeMap<u32, Arc<Shard>>>,
-    tasks: Mutex<BTreeMap<u32, Tasks>>,
-    pub(crate) kept: Kept,
-    pub(crate) started: Instant,
-    /// What the other nodes said last.
-    reports: RwLock<BTreeMap<NodeId, wire::ReportResponse>>,
-    pub(crate) stop: CancellationToken,
-}
-
 struct Running {
     duties: JoinSet<()>,
     meta: JoinSet<()>,
@@ -184,126 +197,6 @@ struct Running {
     peers_stop: DropGuard,
     /// Ends when nothing of openraft's uses the store any more.
     released: mpsc::Receiver<Infallible>,
-}
-
-impl Host {
-    pub(crate) fn local(&self, shard: ShardId) -> Option<Arc<Shard>> {
-        let shards = self
-            .shards
-            .read()
-            .expect("no panic happens under this lock");
-        shards.get(&shard.0).cloned()
-    }
-
-    /// The shards that this node holds.
-    pub(crate) fn hosted(&self) -> Vec<Arc<Shard>> {
-        let shards = self
-            .shards
-            .read()
-            .expect("no panic happens under this lock");
-        shards.values().cloned().collect()
-    }
-
-    /// Opens a shard that this node is to hold.
-    pub(crate) async fn host(
-        &self,
-        id: ShardId,
-        voters: Option<BTreeMap<u64, crate::raft::types::Peer>>,
-    ) -> Result<(), OpenError> {
-        let (shard, tasks) = Shard::open(id, &self.shared, voters, self.stop.child_token()).await?;
-        let entry = GroupEntry {
-            raft: shard.raft.raft(),
-            leadership: shard.leadership.clone(),
-            shard: Some(shard.clone()),
-        };
-        self.tasks.lock().await.insert(id.0, tasks);
-        self.door.groups.insert(id.0, entry);
-        let mut shards = self
-            .shards
-            .write()
-            .expect("no panic happens under this lock");
-        shards.insert(id.0, shard);
-        Ok(())
-    }
-
-    /// Stops a shard that this node no longer holds.
-    pub(crate) async fn unhost(&self, id: ShardId) {
-        self.door.groups.remove(id.0);
-        let shard = {
-            let mut shards = self
-                .shards
-                .write()
-                .expect("no panic happens under this lock");
-            shards.remove(&id.0)
-        };
-        let tasks = self.tasks.lock().await.remove(&id.0);
-        let (Some(shard), Some(mut tasks)) = (shard, tasks) else {
-            return;
-        };
-        let refusal = Refusal::new(Code::Stale, "the shard is no longer held here");
-        shard.lanes.close(refusal.clone());
-        shard.feed.close(&refusal);
-        tasks.stop.cancel();
-        shard.raft.stop().await;
-        tasks.proposer.shutdown().await;
-        tasks.watcher.shutdown().await;
-    }
-
-    /// What a node said last.
-    pub(crate) fn report_of(&self, node: NodeId) -> Option<wire::ReportResponse> {
-        let reports = self
-            .reports
-            .read()
-            .expect("no panic happens under this lock");
-        reports.get(&node).cloned()
-    }
-
-    pub(crate) fn put_report(&self, node: NodeId, report: wire::ReportResponse) {
-        let mut reports = self
-            .reports
-            .write()
-            .expect("no panic happens under this lock");
-        reports.insert(node, report);
-    }
-
-    /// Who leads a shard: as this node's replica knows, else as the others said.
-    pub(crate) fn leader_of(&self, shard: ShardId) -> Option<NodeId> {
-        if let Some(local) = self.local(shard) {
-            return local.leadership.leader();
-        }
-        let reports = self
-            .reports
-            .read()
-            .expect("no panic happens under this lock");
-        let replicas = reports.values().flat_map(|report| &report.replicas);
-        let known = replicas.filter(|replica| replica.group == shard.0 && replica.leader != 0);
-        let newest = known.max_by_key(|replica| replica.term)?;
-        Some(NodeId(newest.leader))
-    }
-
-    /// Refuses what the disks have no room for: this one, or those of so many others that a
-    /// majority is full. Deletes are always taken (RULES 35).
-    pub(crate) fn check_space(&self, command: &Command) -> Result<(), Refusal> {
-        self.door.check_space(command)?;
-        let reports = self
-            .reports
-            .read()
-            .expect("no panic happens under this lock");
-        let full = |report: &&wire::ReportResponse| space::refuses(report.space, command);
-        let others = reports.values().filter(full).count();
-        drop(reports);
-        let nodes = self.shared.links.known().len().max(1);
-        if 2 * others > nodes {
-            return Err(space::full());
-        }
-        Ok(())
-    }
-
-    /// Whether a node was heard lately; this node always is.
-    pub(crate) fn is_alive(&self, node: NodeId, within: std::time::Duration) -> bool {
-        let silent = self.shared.links.silent_for(node.0);
-        node == self.identity.node || silent.is_some_and(|silent| silent < within)
-    }
 }
 
 /// A directory of another cluster is left alone.
@@ -331,8 +224,8 @@ impl ShardSet {
         std::mem::swap(&mut config.peers, &mut peers);
         let entrance = Entrance::open(&config, peers)?;
         let found = {
-            let disk = disk.clone();
-            on_disk(move || disk.identity()).await?
+            let (waits, disk) = (disk.waits(), disk.clone());
+            opening(waits, move || disk.identity()).await?
         };
         check_cluster(config.cluster.as_deref(), found.as_ref())?;
         let opened = match found {
@@ -342,8 +235,12 @@ impl ShardSet {
         let (store, formation) = match opened {
             Some(store) => (store, None),
             None => {
-                let (identity, formation) = entrance.find_place(&config).await?;
-                (on_disk(move || disk.open(identity)).await?, formation)
+                let (identity, formation) = entrance
+                    .find_place(config.cluster.clone(), config.shards, &config.random)
+                    .await?;
+                let waits = disk.waits();
+                let store = opening(waits, move || disk.open(identity)).await?;
+                (store, formation)
             },
         };
         Self::assemble(store, config, entrance, formation).await
@@ -382,13 +279,20 @@ impl ShardSet {
         });
         entrance.door.set_store(Some(store.clone()));
         let (alive, released) = mpsc::channel(1);
-        let shared = Shared::new(store, &config, entrance.links.clone(), alive)?;
+        let counts = entrance.door.counts.clone();
+        let shared = Shared::new(store, &config, entrance.links.clone(), counts, alive)?;
+        let _ = entrance.door.damages.set(shared.damages.clone());
+        let _ = entrance.door.forwards.set(shared.forwards.clone());
         let stop = CancellationToken::new();
         let voters = formation.as_ref().map(formation::voters);
         let (meta, meta_tasks) = Meta::open(&shared, voters, stop.clone()).await?;
+        if entrance.wish.is_some() {
+            shared.damages.follow(meta.watch());
+        }
         let entry = GroupEntry {
             raft: meta.raft.raft(),
             leadership: meta.leadership.clone(),
+            applier: meta.applier.clone(),
             shard: None,
         };
         entrance.door.groups.insert(META_GROUP, entry);
@@ -403,6 +307,7 @@ impl ShardSet {
             shards: RwLock::default(),
             tasks: Mutex::default(),
             kept: config.kept,
+            scrub_every: config.scrub_every,
             started: Instant::now(),
             reports: RwLock::default(),
             stop,
@@ -425,6 +330,11 @@ impl ShardSet {
         &self.host.identity
     }
 
+    /// Whether dropping this waits for a device, as the store's calls do.
+    pub fn waits(&self) -> bool {
+        self.host.shared.store.waits()
+    }
+
     /// The topology as this node knows it.
     pub fn topology(&self) -> Arc<Topology> {
         self.host.meta.topology()
@@ -435,17 +345,47 @@ impl ShardSet {
         self.host.is_alive(node, everwire_core::limits::DEAD_AFTER)
     }
 
-    /// Whether every shard that this node is to hold is held and has a leader.
+    /// Whether this node holds what it is to hold: it votes in every shard that is placed on it,
+    /// each has a leader, and nothing is left to take over from a node in whose place it came.
     pub fn ready(&self) -> bool {
+        readiness::is_ready(&self.host)
+    }
+
+    /// Replicas of this node that were damaged or had diverged, and were rebuilt since the start.
+    pub fn rebuilt(&self) -> u64 {
+        self.host.shared.damages.rebuilt()
+    }
+
+    /// Calls to other nodes that were begun so far, by what the connection carries: `log`,
+    /// `beat`, `bulk`, `forward`.
+    pub fn peer_calls(&self) -> [(&'static str, u64); 4] {
+        self.host.shared.links.calls()
+    }
+
+    /// Whether this node knows the cluster that it is in.
+    pub fn is_member(&self) -> bool {
         let topology = self.host.meta.topology();
-        let node = self.host.identity.node;
-        let mut wanted = (0..).map(ShardId).zip(&topology.shards);
-        topology.is_formed()
-            && wanted.all(|(id, placement)| {
-                let local = self.host.local(id);
-                let led = local.is_some_and(|shard| shard.leadership.leader().is_some());
-                led || !placement.replicas.contains(&node)
-            })
+        topology.nodes.contains_key(&self.host.identity.node)
+    }
+
+    /// The newest rules that a node knows, if it has said so lately.
+    pub fn rules_known(&self, node: NodeId) -> Option<u32> {
+        self.host.shared.support.of(node)
+    }
+
+    /// The rules that the metadata group speaks.
+    pub fn metadata_rules(&self) -> u32 {
+        self.host.meta.applier.rules_version()
+    }
+
+    /// What this node counts of its groups.
+    pub fn meters(&self) -> Meters {
+        self.host.meters()
+    }
+
+    /// What a node said of itself last; `None`: it has said nothing lately.
+    pub fn report(&self, node: NodeId) -> Option<NodeReport> {
+        self.host.node_report(node)
     }
 
     /// The shard that holds a session.
@@ -499,10 +439,14 @@ impl ShardSet {
     }
 
     async fn flush(&self) -> Result<(), String> {
-        let store = self.host.shared.store.clone();
-        let flushed = tokio::task::spawn_blocking(move || store.flush()).await;
+        let flushed = on_disk(&self.host.shared.store, |store| store.flush()).await;
         let flushed = flushed.map_err(|error| error.to_string())?;
         flushed.map_err(|error| error.to_string())
+    }
+
+    /// Tells when the disk is free for whoever opens it next, once this is dropped.
+    pub fn closing(&self) -> Closing {
+        self.host.shared.store.closing()
     }
 
     /// Hands over every leadership that another node can take. What is admitted meanwhile still
@@ -527,6 +471,8 @@ impl ShardSet {
             tracing::warn!("some admitted commands were not applied before the shutdown");
         }
         self.host.stop.cancel();
+        // What a full disk did not take by now is in the log, or was never acked.
+        self.host.shared.store.stop_waiting();
         for tasks in tasks.values_mut() {
             tasks.stop.cancel();
             tasks.watcher.join_next().await;

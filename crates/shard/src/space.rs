@@ -35,8 +35,9 @@ pub(crate) fn full() -> Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use everwire_core::command::StartRun;
     use everwire_core::{
-        Author, Key, Namespace, ParticipantId, ParticipantKind, RunId, SessionName,
+        Author, Cancel, Key, Namespace, ParticipantId, ParticipantKind, RunId, SessionName,
     };
 
     fn command(op: Op) -> Command {
@@ -56,15 +57,11 @@ mod tests {
     #[test]
     fn agents_are_refused_before_people_and_deletes_never() {
         let stop = command(Op::Cancel {
-            run: RunId::parse("r").unwrap(),
+            cancel: Cancel::run(RunId::parse("r").unwrap()),
             key: Key::parse("k").unwrap(),
             body_hash: 1,
         });
-        let start = command(Op::StartRun {
-            run: RunId::parse("r").unwrap(),
-            input: None,
-            key: None,
-        });
+        let start = command(Op::StartRun(StartRun::new(RunId::parse("r").unwrap())));
         let delete = command(Op::DeleteSession);
         let refused = |level| [&start, &stop, &delete].map(|command| refuses(level, command));
         assert_eq!(refused(number(SpaceLevel::Plenty)), [false, false, false]);

@@ -1,8 +1,9 @@
 //! What a node does unasked: holds what the topology gives it, and, where it leads, brings its
 //! groups to what the topology wants: members first, then the leadership.
 //!
-//! One step at a time per group: learner, voter, the old one out. Whoever leads takes the step;
-//! whoever leads next goes on, because a step is read off the group and the topology alone.
+//! One step at a time per group: learner, then voter in the place of the old one. Whoever leads
+//! takes it; whoever leads next goes on, because a step is read off the group and the topology
+//! alone.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use everwire_core::ids::META_GROUP;
 use everwire_core::limits::{
     ATTEMPT_WITHIN, BALANCE_AFTER, CLOCK_OFF_MAX, DEAD_AFTER, HAND_OVER_WITHIN, REPORT_EVERY,
 };
-use everwire_core::topology::{Change, Topology};
+use everwire_core::topology::{Change, MemberState, Topology};
 use everwire_core::{Code, NodeId, Refusal, ShardId};
 use everwire_proto::internal_v1 as wire;
 use everwire_proto::storage;
@@ -24,10 +25,11 @@ use tokio::task::JoinSet;
 
 use crate::formation::{self, Wish};
 use crate::group::{Running, Shard};
+use crate::host::Host;
 use crate::peer::{Line, change_refusal, keep_greeting, refusal_from};
-use crate::purge;
 use crate::raft::types::Peer;
-use crate::set::{Host, OpenError};
+use crate::set::OpenError;
+use crate::{compare, purge, rebuild, scrub};
 
 /// How often a node looks what there is to do.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -57,6 +59,9 @@ pub(crate) async fn start(host: &Arc<Host>, wish: Option<Wish>) -> Result<JoinSe
     duties.spawn(keep_greeting(host.clone()));
     duties.spawn(leading(host.clone()));
     duties.spawn(purge::run(host.clone()));
+    duties.spawn(rebuild::run(host.clone()));
+    duties.spawn(compare::run(host.clone()));
+    duties.spawn(scrub::run(host.clone()));
     Ok(duties)
 }
 
@@ -136,18 +141,23 @@ async fn hold(host: &Arc<Host>) -> Result<(), OpenError> {
     let topology = host.meta.topology();
     let me = host.identity.node;
     for (id, member) in &topology.nodes {
-        host.shared.links.place(id.0, &member.peer, &member.addr);
+        match member.state {
+            MemberState::Removed => host.shared.links.forget(id.0),
+            MemberState::Active | MemberState::Leaving => {
+                host.shared.links.place(id.0, &member.peer, &member.addr);
+            },
+        }
     }
     let wanted = (0..).map(ShardId).zip(&topology.shards);
     let mut missing = Vec::new();
     for (id, placement) in wanted {
-        let held = host.local(id).is_some();
+        let held = host.holds(id);
         let mine = placement.replicas.contains(&me);
         if mine && !held {
             let initial = placement.initial.contains(&me);
             let voters = initial.then(|| peers_of(&topology, &placement.initial));
             missing.push((id, voters));
-        } else if held && !mine && is_out(host, id) {
+        } else if held && !mine && is_out(host, id) && !host.shared.damages.is_reported(id.0) {
             tracing::info!(shard = %id, "the shard is held elsewhere now");
             host.unhost(id).await;
         }
@@ -195,6 +205,7 @@ fn is_out(host: &Host, id: ShardId) -> bool {
 /// Asks the others how their replicas stand, again and again.
 async fn asking(host: Arc<Host>) {
     loop {
+        host.door.note_recent();
         let nodes = host.shared.links.known().into_iter();
         let others = nodes.filter(|node| *node != host.identity.node.0);
         join_all(others.map(|node| ask(&host, node))).await;
@@ -250,18 +261,28 @@ async fn leading(host: Arc<Host>) {
         }
         plan(&host, &topology).await;
         if host.meta.leadership.leads() {
-            let settled = settle(&host, &host.meta.raft, &topology, &topology.voters).await;
+            // Whoever does not vote follows: without the topology a node knows nothing to do.
+            let there = topology.nodes.iter();
+            let there = there.filter(|(_, member)| member.state != MemberState::Removed);
+            let followers: Vec<NodeId> = there.map(|(node, _)| *node).collect();
+            let raft = &host.meta.raft;
+            let settled = settle(&host, raft, &topology, &topology.voters, &followers).await;
             log_step(META_GROUP, settled);
         }
-        for (id, placement) in (0..).map(ShardId).zip(&topology.shards) {
-            let Some(shard) = host.local(id).filter(|shard| shard.leadership.leads()) else {
-                continue;
-            };
-            match settle(&host, &shard.raft, &topology, &placement.replicas).await {
-                Ok(true) => balance(&host, &shard, &placement.replicas).await,
-                other => log_step(id.0, other),
+        let shards = (0..).map(ShardId).zip(&topology.shards);
+        let led = shards.filter_map(|(id, placement)| {
+            let shard = host.local(id).filter(|shard| shard.leadership.leads())?;
+            Some((shard, placement))
+        });
+        let (host, topology) = (&host, &topology);
+        let steps = led.map(|(shard, placement)| async move {
+            match settle(host, &shard.raft, topology, &placement.replicas, &[]).await {
+                Ok(true) => balance(host, &shard, &placement.replicas).await,
+                other => log_step(shard.id.0, other),
             }
-        }
+        });
+        // A group that has no majority just now must not hold up the others.
+        join_all(steps).await;
     }
 }
 
@@ -288,7 +309,7 @@ fn log_step(group: u32, step: Result<bool, String>) {
 
 /// Proposes the next change of the topology, if this node leads the metadata group.
 async fn plan(host: &Host, topology: &Topology) {
-    if !host.meta.leadership.leads() {
+    if !host.meta.leadership.leads() || host.meta.is_disputed() {
         return;
     }
     let nodes = topology.nodes.keys().copied();
@@ -329,7 +350,15 @@ fn observed(host: &Host, alive: &BTreeSet<NodeId>) -> (BTreeMap<ShardId, Members
             }
         }
     }
-    let metadata = newest.remove(&META_GROUP).map(members);
+    let metadata = newest.remove(&META_GROUP).map(|replica| {
+        let mut members = members(replica);
+        // All others only follow the topology: they are no step towards anything.
+        let topology = host.meta.topology();
+        members
+            .learners
+            .retain(|node| topology.voters.contains(node));
+        members
+    });
     let shards = newest.into_values();
     let shards = shards.map(|replica| (ShardId(replica.group), members(replica)));
     (shards.collect(), metadata.unwrap_or_default())
@@ -348,10 +377,13 @@ async fn settle(
     host: &Host,
     raft: &Running,
     topology: &Topology,
-    wanted: &[NodeId],
+    voters_wanted: &[NodeId],
+    others_wanted: &[NodeId],
 ) -> Result<bool, String> {
-    let wanted: BTreeSet<u64> = wanted.iter().map(|node| node.0).collect();
-    let (voters, learners, joint, lacks) = {
+    let wanted: BTreeSet<u64> = voters_wanted.iter().map(|node| node.0).collect();
+    let others = others_wanted.iter().map(|node| node.0);
+    let all_wanted: BTreeSet<u64> = others.chain(wanted.iter().copied()).collect();
+    let (voters, learners, stage, lacks) = {
         let metrics = raft.metrics();
         let metrics = metrics.borrow_watched();
         let membership = metrics.membership_config.membership();
@@ -363,30 +395,38 @@ async fn settle(
         });
         let voters: BTreeSet<u64> = membership.voter_ids().collect();
         let learners: BTreeSet<u64> = membership.learner_ids().collect();
-        let joint = membership.get_joint_config().len() > 1
-            || metrics.membership_config != metrics.committed_membership_config;
-        (voters, learners, joint, lacks.collect::<BTreeMap<_, _>>())
+        let joint = membership.get_joint_config().len() > 1;
+        let under_way = metrics.membership_config != metrics.committed_membership_config;
+        let stage = (joint, under_way);
+        (voters, learners, stage, lacks.collect::<BTreeMap<_, _>>())
     };
-    if wanted.is_empty() || joint {
+    let (joint, under_way) = stage;
+    if wanted.is_empty() || under_way {
         return Ok(false);
     }
-    let change = if let Some(node) = wanted.difference(&voters).next() {
-        let level = lacks.get(node).is_some_and(|lacks| *lacks <= LEVEL_WITHIN);
-        if !learners.contains(node) {
-            let id = NodeId(*node);
-            let peers = peers_of(topology, &[id]);
-            ChangeMembers::AddNodes(peers)
-        } else if level {
-            ChangeMembers::AddVoterIds(BTreeSet::from([*node]))
-        } else {
+    let unknown = all_wanted
+        .iter()
+        .find(|node| !voters.contains(*node) && !learners.contains(*node));
+    let change = if joint {
+        // The second half of a change was refused: nobody but us goes on with it.
+        ChangeMembers::AddVoterIds(BTreeSet::new())
+    } else if let Some(node) = unknown {
+        let id = NodeId(*node);
+        let peers = peers_of(topology, &[id]);
+        ChangeMembers::AddNodes(peers)
+    } else if voters != wanted {
+        let level = |node| lacks.get(node).is_some_and(|lacks| *lacks <= LEVEL_WITHIN);
+        if !wanted.difference(&voters).all(level) {
             return Ok(false);
         }
-    } else if let Some(node) = voters.difference(&wanted).next() {
-        if *node == host.identity.node.0 {
-            return step_aside(host, raft, &wanted).await;
+        if !wanted.contains(&host.identity.node.0) {
+            let stay = wanted.intersection(&voters).copied().collect();
+            return step_aside(host, raft, &stay).await;
         }
-        ChangeMembers::RemoveVoters(BTreeSet::from([*node]))
-    } else if let Some(node) = learners.difference(&wanted).next() {
+        // In one step: with the new one a voter beside the old one, which may be dead, three of
+        // four would have to be quick all the time.
+        ChangeMembers::ReplaceAllVoters(wanted)
+    } else if let Some(node) = learners.difference(&all_wanted).next() {
         ChangeMembers::RemoveNodes(BTreeSet::from([*node]))
     } else {
         return Ok(true);
@@ -400,9 +440,9 @@ async fn settle(
 }
 
 /// A leader that is to leave its group lets another lead first.
-async fn step_aside(host: &Host, raft: &Running, wanted: &BTreeSet<u64>) -> Result<bool, String> {
+async fn step_aside(host: &Host, raft: &Running, others: &BTreeSet<u64>) -> Result<bool, String> {
     let alive = |node: &&u64| host.is_alive(NodeId(**node), Duration::from_secs(1));
-    let to = wanted.iter().find(alive);
+    let to = others.iter().find(alive);
     let to = to.ok_or("nobody is there to lead it instead")?;
     let asked = raft.trigger().transfer_leader(*to).await;
     asked.map_err(|error| error.to_string())?;
@@ -417,9 +457,13 @@ async fn balance(host: &Host, shard: &Shard, replicas: &[NodeId]) {
         .leads_for()
         .is_some_and(|since| since >= BALANCE_AFTER);
     let fit = |node: &&NodeId| {
-        let draining = host.report_of(**node).is_none_or(|report| report.draining);
+        let unfit = host.report_of(**node).is_none_or(|report| {
+            let mut replicas = report.replicas.iter();
+            report.draining
+                || replicas.any(|replica| replica.group == shard.id.0 && replica.rebuilding)
+        });
         let level = shard.lag_of(**node).is_some_and(|lag| lag <= LEVEL_WITHIN);
-        **node == me || (!draining && level && host.is_alive(**node, Duration::from_secs(1)))
+        **node == me || (!unfit && level && host.is_alive(**node, Duration::from_secs(1)))
     };
     let Some(preferred) = replicas.iter().find(fit).filter(|node| **node != me) else {
         return;

@@ -55,7 +55,8 @@ pub enum Delivery {
         leader_seen: Duration,
     },
     /// It is over: GONE when the session was deleted, DRAINING at shutdown, STALE without a
-    /// leader, INTERNAL when the disk failed. Every later call says the same.
+    /// leader or when this replica must be rebuilt, INTERNAL when the disk failed. Every later
+    /// call says the same.
     Ended(Refusal),
 }
 
@@ -252,18 +253,13 @@ impl Subscription {
         let mut expected = from;
         for event in &events {
             if event.offset != expected {
-                let (found, session) = (event.offset, self.reader.session());
-                tracing::error!(?session, %expected, %found, "a hole in a session");
-                let message = "the session's log has a hole; nothing was delivered past it";
-                return self.end(Refusal::new(Code::Internal, message));
+                let found = event.offset;
+                return self.hole(&format!("event {expected} is missing before {found}"));
             }
             expected = expected.next();
         }
         if events.is_empty() {
-            let (session, tail) = (self.reader.session(), self.tail);
-            tracing::error!(?session, next = %from, %tail, "events are missing on disk");
-            let message = "the session's log has a hole; nothing was delivered past it";
-            return self.end(Refusal::new(Code::Internal, message));
+            return self.hole(&format!("event {from} is missing before {}", self.tail));
         }
         self.next = expected;
         let to = expected.previous();
@@ -274,6 +270,15 @@ impl Subscription {
             tail: self.tail,
             events,
         }
+    }
+
+    /// Nothing is delivered past a hole.
+    fn hole(&mut self, what: &str) -> Delivery {
+        let session = self.reader.session();
+        let (slot, session_no) = (session.slot.get(), session.session_no.0);
+        let what = format!("slot {slot} session {session_no}: {what}");
+        tracing::error!(what, "a hole in a session");
+        self.end(self.reads.damages().met(session, &what))
     }
 
     fn known_tail(&self) -> Offset {

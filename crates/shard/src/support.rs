@@ -1,9 +1,18 @@
 //! Which rules the nodes of the cluster know, as far as they have said so.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard};
 
 use everwire_core::NodeId;
+
+/// Why this node stops at something that needs newer rules than it knows (RULES 2).
+pub(crate) fn unknown_rules(what: &str, version: u32, known: u32) -> String {
+    format!(
+        "{what} needs rules {version}, and this build knows rules up to {known} only: nothing is \
+         lost, start a newer build here"
+    )
+}
 
 /// The newest rules that each node knows: this one from its build, its peers from what they say
 /// when they are met. A node that has said nothing counts as one that knows nothing newer.
@@ -11,6 +20,8 @@ use everwire_core::NodeId;
 pub struct Support {
     node: NodeId,
     supported: u32,
+    /// What the metadata group speaks, as far as this node has applied it.
+    metadata: AtomicU32,
     peers: Mutex<BTreeMap<NodeId, u32>>,
 }
 
@@ -22,6 +33,7 @@ impl Support {
         Self {
             node,
             supported,
+            metadata: AtomicU32::new(1),
             peers: Mutex::default(),
         }
     }
@@ -33,6 +45,18 @@ impl Support {
     /// The newest rules that this node applies; it stops at an entry that needs newer ones.
     pub fn supported(&self) -> u32 {
         self.supported
+    }
+
+    /// The metadata group speaks these rules now.
+    pub(crate) fn metadata_speaks(&self, version: u32) {
+        self.metadata.fetch_max(version, Ordering::SeqCst);
+    }
+
+    /// The newest rules that a shard may be raised to. Every node is a member of the metadata
+    /// group, so what that speaks each of them knows: a shard that spoke newer ones could not be
+    /// moved to a node that holds it not yet.
+    pub(crate) fn metadata(&self) -> u32 {
+        self.metadata.load(Ordering::SeqCst)
     }
 
     /// What a peer has just said of itself.

@@ -69,7 +69,7 @@ impl Timers {
             };
             let key = (*due, *session, *kind);
             match row {
-                Some(Row::Timer(TimerRow { guard })) if *due <= ahead.until => {
+                Some(Row::Timer(TimerRow { guard, .. })) if *due <= ahead.until => {
                     ahead.due.insert(key, *guard);
                 },
                 _ => {
@@ -122,7 +122,10 @@ mod tests {
 
     fn applied(timers: &Timers, timer: Fire, stands: bool) {
         let key = RowKey::Timer(timer.session, timer.due, timer.kind);
-        let row = Row::Timer(TimerRow { guard: timer.guard });
+        let row = Row::Timer(TimerRow {
+            guard: timer.guard,
+            run: None,
+        });
         timers.applied(&BTreeMap::from([(key, stands.then_some(row))]));
     }
 

@@ -54,13 +54,28 @@ pub(crate) enum Freed {
     Events,
 }
 
-/// The disk of one node.
+/// What a file system has left, and what the log needs of it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Left {
+    /// Bytes that anybody may still take.
+    pub(crate) bytes: u64,
+    /// Bytes that the log needs besides its next batch: what stands in its memory must find a
+    /// place when that is flushed.
+    pub(crate) log: u64,
+}
+
+/// The disk of one node. Its writes answer [`StoreError::Full`] when they were refused for want of
+/// room and nothing was written: these, and no others, may be tried again.
 pub(crate) trait Disk: Home + Reads + Send + Sync + 'static {
     /// A batch of the log DB.
     type LogBatch: Batch<LogFamily>;
     /// A batch of the event DB.
     type EventBatch: Batch<Family>;
 
+    /// See [`crate::Store::waits`].
+    fn waits(&self) -> bool {
+        true
+    }
     /// An empty batch of the log DB.
     fn log_batch(&self) -> Self::LogBatch;
     /// Writes to the log DB and syncs; after an error nothing of it may be relied on, nor tried
@@ -86,12 +101,23 @@ pub(crate) trait Disk: Home + Reads + Send + Sync + 'static {
     fn event_write(&self, batch: Self::EventBatch) -> Result<(), StoreError>;
     /// Makes everything written to the event DB durable: all of it, or up to some earlier batch.
     fn event_flush(&self) -> Result<(), StoreError>;
+    /// How often the event DB was replaced.
+    fn generation(&self) -> u64;
+    /// Sets the event DB aside, as it is damaged as a whole, and makes an empty one, with these
+    /// keys of the old one. Batches of the old one are refused from here on
+    /// ([`StoreError::Damaged`]). An error leaves no event DB at all.
+    fn replace_events(&self, keep: &[(Family, Vec<u8>)]) -> Result<(), StoreError>;
     /// An empty scratch of this name, which no living one has. Its errors are nobody's but its
     /// owner's: the databases are as they were.
     fn scratch(&self, name: &str) -> Result<Box<dyn Scratch>, StoreError>;
     /// Bytes of its file system: what could be used in all, and what is left beside what the
     /// disk needs for its own work.
     fn space(&self) -> Result<(u64, u64), StoreError>;
+    /// What the file system has left right now; the ballast and what this process may yet need
+    /// are no part of it.
+    fn left(&self) -> Result<Left, StoreError>;
+    /// Bytes of memory that caches and write buffers use, and their budget.
+    fn memory(&self) -> (usize, usize);
     /// Bytes of the ballast.
     fn ballast(&self) -> u64;
     /// Makes a ballast of so many bytes; 0 removes it.

@@ -36,6 +36,9 @@ pub enum StoreError {
         /// How full it is.
         used_percent: u64,
     },
+    /// The event DB began anew while something was written to it: it is tried again, in the store.
+    #[error("the event DB began anew")]
+    Anew,
     /// Written by a newer release. Nothing was changed.
     #[error("the data directory has format {found}, this release knows up to {known}")]
     Newer {

@@ -55,6 +55,8 @@ pub mod kind {
     pub const KEY: u8 = 0x09;
     /// `rows`: `time_ms u64 ‖ participant ‖ 00 ‖ key`.
     pub const KEY_AGE: u8 = 0x0a;
+    /// `rows`: `participant ‖ 00 ‖ input`: a stop of an input that no run answers yet.
+    pub const TOMBSTONE: u8 = 0x0b;
     /// `index`: `run`.
     pub const LIVE_RUN: u8 = 0x20;
     /// `index`: `due_ms u64 ‖ kind u8` ([`TimerKind::number`](everwire_core::row::TimerKind)).
@@ -193,7 +195,8 @@ impl Key {
                 | RowKey::Part(..)
                 | RowKey::Input(..)
                 | RowKey::Key(..)
-                | RowKey::KeyAge(..),
+                | RowKey::KeyAge(..)
+                | RowKey::Tombstone(..),
             ) => Family::Rows,
             Self::Applied(..) => Family::Applied,
         }
@@ -305,6 +308,10 @@ pub fn row_range(range: RowRange) -> (Family, KeyRange) {
             Family::Index,
             prefix_range(of_session(session, kind::LIVE_RUN).done()),
         ),
+        RowRange::Tombstones(session) => (
+            Family::Rows,
+            prefix_range(of_session(session, kind::TOMBSTONE).done()),
+        ),
     }
 }
 
@@ -396,6 +403,9 @@ fn row_bytes(key: &RowKey) -> Vec<u8> {
             .text(author.as_str())
             .last(key.as_str()),
         RowKey::LiveRun(session, run) => of_session(*session, kind::LIVE_RUN).last(run.as_str()),
+        RowKey::Tombstone(session, author, input) => of_session(*session, kind::TOMBSTONE)
+            .text(author.as_str())
+            .last(input.as_str()),
         RowKey::Timer(session, due, kind) => of_session(*session, kind::TIMER)
             .number(due.0)
             .bytes(&[kind.number()]),
@@ -509,6 +519,10 @@ impl<'a> Reader<'a> {
                 let author = self.participant()?;
                 let key = ClientKey::parse(self.last()?).ok()?;
                 RowKey::KeyAge(session, time, author, key)
+            },
+            kind::TOMBSTONE => {
+                let author = self.participant()?;
+                RowKey::Tombstone(session, author, InputId::parse(self.last()?).ok()?)
             },
             kind::LIVE_RUN => RowKey::LiveRun(session, RunId::parse(self.last()?).ok()?),
             kind::TIMER => {

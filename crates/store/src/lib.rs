@@ -2,14 +2,15 @@
 //! homes behind it: RocksDB (feature `rocks`) and a simulated disk with modelled fsync.
 //!
 //! Comes in: opaque log records, votes, and what the rules changed. Goes out: the same, after
-//! any crash, or a typed error. Never: Raft's rules, the network, a clock, a decision about a
-//! session. Layout and recovery: docs/protocol/storage.md.
+//! any crash, or a typed error. Never: Raft's rules, the network, a decision about a session; a
+//! clock only to measure itself. Layout and recovery: docs/protocol/storage.md.
 
 mod disk;
 mod engine;
 mod error;
 mod identity;
 pub mod layout;
+mod meters;
 pub mod record;
 pub mod sim;
 pub mod testing;
@@ -25,15 +26,16 @@ use bytes::Bytes;
 use everwire_core::clock::Timestamp;
 use everwire_core::command::Fire;
 use everwire_core::event::Event;
-use everwire_core::ids::{Namespace, NodeId, SessionName, Slot};
+use everwire_core::ids::{Namespace, NodeId, RunId, SessionName, Slot};
 use everwire_core::position::Offset;
 use everwire_core::row::{NameRow, Row, RowKey, RowRange, SessionKey};
 
 pub use engine::regressed;
 pub use error::StoreError;
+pub use meters::{Meters, Times};
 pub use types::{
-    Applied, ApplyWrite, Done, Identity, LogPosition, LogRecord, LogState, OnFatal, OpenOptions,
-    PeerRecord, Space, SpaceLevel, VoteRecord,
+    Applied, ApplyWrite, Closing, Done, Identity, LogPosition, LogRecord, LogState, OnFatal,
+    OpenOptions, PeerRecord, Space, SpaceLevel, Verified, VoteRecord,
 };
 
 /// The disk of one node, shared by all its groups. `group` is a shard's number, or
@@ -66,7 +68,8 @@ pub use types::{
 ///
 /// `append`, `save_vote`, `truncate_after` and `purge` return at once and are made durable by one
 /// writer in the order of the calls, group by group; groups may overtake each other. `done` says
-/// `Ok` only after the synced write, in that order. A failed write or sync is never retried:
+/// `Ok` only after the synced write, in that order. A full disk is waited for; a failed write or
+/// sync is never retried:
 /// `on_fatal` is called, and this `done` and every later one gets an error. An operation whose
 /// `done` was not called when the process died may be on disk or not, but never without those of
 /// its group before it.
@@ -76,12 +79,20 @@ pub use types::{
 ///
 /// # Threads
 ///
-/// Everything else waits for the disk: call it from threads that may wait, never from a
-/// runtime's worker. All methods may be called from any thread at any time. `write` of one group
+/// Everything else waits for the disk, if it [`Store::waits`]: call it from threads that may
+/// wait, never from a runtime's worker. All methods may be called from any thread at any time. `write` of one group
 /// must come from one caller at a time, in the order of the log.
 pub trait Store: Send + Sync + 'static {
     /// Whose directory this is.
     fn identity(&self) -> &Identity;
+
+    /// Whether calls wait for a device. A disk that never waits may be called from a runtime's
+    /// worker, and whoever holds such a store should: so a simulation has one thread, and one
+    /// order in which things happen.
+    fn waits(&self) -> bool;
+
+    /// Tells when this store is closed, to whoever lets go of it.
+    fn closing(&self) -> Closing;
 
     /// Appends records that continue the group's log; readable at once, durable when `done` says
     /// so. Indexes must be contiguous with the log ([`StoreError::Hole`] otherwise); a log that
@@ -109,8 +120,16 @@ pub trait Store: Send + Sync + 'static {
     fn vote(&self, group: u32) -> Result<Option<VoteRecord>, StoreError>;
 
     /// How full the file system was at the last look, at most a second ago or after a few
-    /// megabytes: admission stops by it, for a log write that meets a full disk ends the process.
+    /// megabytes: admission stops by it, for on a full disk everything waits.
     fn space(&self) -> Space;
+
+    /// Whether the log waits for room on a full disk: what is queued becomes durable when there is
+    /// some. Votes are saved meanwhile, unless they stand behind other operations of their group.
+    fn log_waits(&self) -> bool;
+
+    /// Whatever waits for room is answered with [`StoreError::Full`] from here on, and nothing of
+    /// it was written: the node is about to stop, and a full disk must not hold it.
+    fn stop_waiting(&self);
 
     /// Gives the ballast up now. It is given up by itself when the disk is nearly full, and made
     /// again when there is plenty of room.
@@ -171,6 +190,9 @@ pub trait Store: Send + Sync + 'static {
     /// index once.
     fn timers(&self, group: u32, until: Timestamp) -> Result<Vec<Fire>, StoreError>;
 
+    /// A group's live runs, session by session. Walks the group's index once.
+    fn live_runs(&self, group: u32) -> Result<Vec<(SessionKey, RunId)>, StoreError>;
+
     /// Session names of a namespace in some slots, those that begin with `prefix`, ordered by
     /// slot, then name; strictly after `after` if given.
     fn names(
@@ -203,6 +225,9 @@ pub trait Store: Send + Sync + 'static {
     /// Bytes applied since the last flush began.
     fn unflushed_bytes(&self) -> u64;
 
+    /// What the store counts of itself, from memory.
+    fn meters(&self) -> Meters;
+
     /// A group's rows and events as they stand now, unmoved by later writes.
     fn snapshot(&self, group: u32) -> Result<Box<dyn SnapshotReader>, StoreError>;
 
@@ -210,6 +235,22 @@ pub trait Store: Send + Sync + 'static {
     /// `applied` is what its head said. Whatever goes wrong in a spool is the transfer's failure:
     /// the store is as it was, and nothing is left when the spool or its reader is dropped.
     fn spool(&self, group: u32, applied: Applied) -> Result<Box<dyn SnapshotSpool>, StoreError>;
+
+    /// Reads about `bytes_max` of a group's rows and events and holds them against their
+    /// checksums: from the first on, or from where the last call ended. Answers where to go on;
+    /// `None`: that was the end. What a cache holds is taken from there, so a byte that changed
+    /// on the disk below it is found when it has left, by whoever reads it first.
+    fn verify(
+        &self,
+        group: u32,
+        from: Option<Verified>,
+        bytes_max: usize,
+    ) -> Result<Option<Verified>, StoreError>;
+
+    /// All groups whose rows must be fetched anew: found so at open, or lost since with the whole
+    /// event DB, which begins anew when a compaction or flush of it meets damage. Each is
+    /// [`StoreError::DamagedRows`], and all that is asked of such a group answers the same.
+    fn damaged(&self) -> Vec<StoreError>;
 
     /// Drops a group's rows, events and applied row because they are damaged; its log and vote
     /// stay. Like an [`Store::install`] that has begun: afterwards `applied` is `None`, and what is

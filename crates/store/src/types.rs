@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
-use everwire_core::clock::Timestamp;
+use everwire_core::clock::{Clock, Timestamp};
 use everwire_core::event::Event;
 use everwire_core::ids::NodeId;
 use everwire_core::limits::{
@@ -73,6 +73,15 @@ pub struct LogState {
     pub last: Option<LogPosition>,
 }
 
+/// How far a group's rows and events were held against their checksums; where to go on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verified {
+    /// The family's number.
+    pub(crate) family: u32,
+    /// The next key of it.
+    pub(crate) next: Vec<u8>,
+}
+
 /// What a group has applied; written in the batch of the rows and events that it covers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Applied {
@@ -118,6 +127,18 @@ pub struct ApplyWrite {
     pub erased: Vec<SessionKey>,
     /// What the group has applied with this write.
     pub applied: Applied,
+}
+
+/// Tells when a store is closed. Letting go of it is not enough to know: its last owner may be an
+/// answer on another thread, and RocksDB does not survive the end of the process half closed.
+#[derive(Clone, Debug)]
+pub struct Closing(pub(crate) Weak<()>);
+
+impl Closing {
+    /// Whether the databases are closed.
+    pub fn is_done(&self) -> bool {
+        self.0.strong_count() == 0
+    }
 }
 
 /// How full the file system of the data directory is.
@@ -194,6 +215,8 @@ pub struct OpenOptions {
     pub refuse_percent: (u64, u64),
     /// Block cache and memtables of both databases together, bytes. The real store only.
     pub memory_bytes: usize,
+    /// Tells how long syncs take; `None`: nobody measures.
+    pub clock: Option<Arc<dyn Clock>>,
 }
 
 impl OpenOptions {
@@ -210,6 +233,7 @@ impl OpenOptions {
             tail_bytes: 2 << 20,
             refuse_percent: (SPACE_AGENTS_PERCENT, SPACE_PEOPLE_PERCENT),
             memory_bytes: STORE_MEMORY_BYTES,
+            clock: None,
         }
     }
 

@@ -97,6 +97,20 @@ fn one_of_each() -> Vec<(&'static str, Key)> {
         .collect()
 }
 
+/// Keys that came with the second rules.
+fn later_keys() -> Vec<(&'static str, Key)> {
+    let ann = ParticipantId::parse("ann@x").unwrap();
+    let input = InputId::parse("i").unwrap();
+    let time = Timestamp(0x1122_3344_5566);
+    vec![
+        ("tombstone", Key::Row(RowKey::Tombstone(here(), ann, input))),
+        (
+            "timer_orphan",
+            Key::Row(RowKey::Timer(here(), time, TimerKind::OrphanLimit)),
+        ),
+    ]
+}
+
 fn log_keys() -> Vec<(&'static str, LogKey)> {
     let (group, index) = (3, 0x0102_0304_0506);
     vec![
@@ -116,6 +130,9 @@ fn keys_are_pinned_for_ever() {
         .collect();
     lines.extend(log_keys().into_iter().map(|(l, key)| (l, key.encode())));
     golden("keys.txt", &lines);
+    let later = later_keys().into_iter();
+    let later: Vec<_> = later.map(|(label, key)| (label, key.encode())).collect();
+    golden("keys-2.txt", &later);
 }
 
 #[test]
@@ -132,11 +149,12 @@ fn tags_and_families_are_pinned_for_ever() {
             kind::INPUT,
             kind::KEY,
             kind::KEY_AGE,
+            kind::TOMBSTONE,
             kind::LIVE_RUN,
             kind::TIMER,
             kind::EVENT,
         ],
-        [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 0x20, 0x21, 0x40]
+        [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 0x20, 0x21, 0x40]
     );
     let families = Family::ALL.map(|family| (family.number(), family.name()));
     let expected = [
@@ -253,7 +271,9 @@ fn key() -> impl Strategy<Value = Key> {
         (session(), time(), participant(), client_key())
             .prop_map(|(s, t, a, k)| RowKey::KeyAge(s, t, a, k)),
         (session(), run_id()).prop_map(|(s, r)| RowKey::LiveRun(s, r)),
+        (session(), participant(), input_id()).prop_map(|(s, a, i)| RowKey::Tombstone(s, a, i)),
         (session(), time()).prop_map(|(s, t)| RowKey::Timer(s, t, TimerKind::StaleKeys)),
+        (session(), time()).prop_map(|(s, t)| RowKey::Timer(s, t, TimerKind::OrphanLimit)),
     ];
     prop_oneof![
         12 => row.prop_map(Key::Row),
@@ -283,6 +303,7 @@ fn meant(key: &Key) -> (Family, Option<(u16, u64)>, u8, Option<RowKey>, u64) {
                 RowKey::Key(s, ..) => (of(s), kind::KEY),
                 RowKey::KeyAge(s, ..) => (of(s), kind::KEY_AGE),
                 RowKey::LiveRun(s, ..) => (of(s), kind::LIVE_RUN),
+                RowKey::Tombstone(s, ..) => (of(s), kind::TOMBSTONE),
                 RowKey::Timer(s, ..) => (of(s), kind::TIMER),
             };
             (family, session, kind, Some(row.clone()), 0)
@@ -327,6 +348,7 @@ proptest! {
         for (range, wanted) in [
             (RowRange::KeyAges(session), kind::KEY_AGE),
             (RowRange::LiveRuns(session), kind::LIVE_RUN),
+            (RowRange::Tombstones(session), kind::TOMBSTONE),
         ] {
             let (family, range) = row_range(range);
             if key.family() == family {
@@ -377,12 +399,13 @@ proptest! {
 #[test]
 fn every_kind_of_row_has_its_own_tag() {
     let mut tags = BTreeMap::new();
-    for (label, key) in one_of_each() {
+    let tombstone = later_keys().into_iter().take(1);
+    for (label, key) in one_of_each().into_iter().chain(tombstone) {
         if let (_, Some((_, _)), tag, _, _) = meant(&key)
             && tag != 0
         {
             assert_eq!(tags.insert(tag, label), None);
         }
     }
-    assert_eq!(tags.len(), 13);
+    assert_eq!(tags.len(), 14);
 }

@@ -133,6 +133,7 @@ impl Bed for RocksBed {
             Damage::Events => self.flip("events", Family::Events.name(), true),
             Damage::Rows => self.flip("events", Family::Rows.name(), true),
             Damage::Applied => self.flip("events", Family::Applied.name(), true),
+            Damage::AppliedHead => self.flip("events", Family::Applied.name(), false),
             // Somewhere in the cluster's name.
             Damage::Slot(true) => flip_in_file(&dir.join("WATERMARK"), 24),
             Damage::Slot(false) => flip_in_file(&dir.join("WATERMARK"), (256 << 10) + 24),

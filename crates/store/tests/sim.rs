@@ -152,6 +152,38 @@ fn a_held_disk_answers_nothing_until_released() {
     answer(&answered).unwrap();
 }
 
+/// Whoever asks is the only thread there is: what it waits for itself must not wait.
+#[test]
+fn a_disk_that_never_waits_is_slow_and_still_installs() {
+    let disk = SimDisk::new();
+    disk.never_wait();
+    let store = SimStore::open(&disk, counting().0).unwrap();
+    assert!(!store.waits());
+    disk.hold();
+    let (send, answered) = done();
+    store.append(1, vec![record(3, 1, 0)], send);
+    assert!(answered.try_recv().is_err());
+    drop(store.install(1).unwrap());
+    answered.try_recv().unwrap().unwrap();
+    assert_eq!(store.applied(1).unwrap(), None);
+}
+
+/// As a drive does that says that it has synced.
+#[test]
+fn a_drive_that_lies_acks_what_it_loses() {
+    let disk = SimDisk::new();
+    let store = SimStore::open(&disk, counting().0).unwrap();
+    append(&*store, 1, vec![record(3, 1, 0)]).unwrap();
+    disk.lie();
+    append(&*store, 1, vec![record(3, 2, 0)]).unwrap();
+    store.write(1, write_of(1)).unwrap();
+    store.flush().unwrap();
+    disk.crash();
+    let store = SimStore::open(&disk, counting().0).unwrap();
+    assert_eq!(store.log_state(1).unwrap().last, Some(at(1)));
+    assert_eq!(store.applied(1).unwrap(), None);
+}
+
 /// However little memory a log may take: what is not on disk yet stays in it.
 #[test]
 fn entries_that_wait_for_their_sync_are_readable() {

@@ -4,6 +4,7 @@
  * themselves, each session's `Reader` keeps its place.
  */
 import { BACKOFF_DEFAULT, type BackoffOptions } from './backoff.js';
+import { cancelFields } from './cancel.js';
 import { Connection, type ConnectionState } from './connection.js';
 import { CursorKeeper, type CursorStorage, type ReaderState } from './cursor.js';
 import { Emitter } from './emitter.js';
@@ -14,10 +15,20 @@ import { isName, isOffset, SESSIONS_MAX } from './protocol.js';
 import type { CancelOutcome, Cursor, EventDraft, Published, ServerFrame } from './protocol.js';
 import { Reader, type ReaderDoor } from './reader.js';
 import { Requests } from './requests.js';
-import { Session, type InputDraft, type RequestOptions, type SessionDoor } from './session.js';
+import {
+  Session,
+  type CancelOptions,
+  type CancelRunOptions,
+  type CancelTarget,
+  type InputDraft,
+  type RequestOptions,
+  type RunTarget,
+  type SessionDoor,
+} from './session.js';
 import { sseLinks } from './sse.js';
 import { webSocketLinks, type WebSocketConstructor } from './websocket.js';
 
+/** Where to connect, as whom, and by what means. */
 export interface ConnectOptions {
   /** Addresses of edges, http(s) or ws(s); tried in turn. */
   readonly urls: string | readonly string[];
@@ -28,9 +39,11 @@ export interface ConnectOptions {
   readonly auth: () => string | Promise<string>;
   /** An implementation of WebSocket, where there is no global one. */
   readonly WebSocket?: WebSocketConstructor;
+  /** Instead of the global one. */
   readonly fetch?: Fetch;
   /** `auto`: WebSocket if there is one, given or global; else SSE and HTTP. */
   readonly transport?: 'auto' | 'websocket' | 'sse';
+  /** Bounds of the pauses between tries; full jitter. */
   readonly backoff?: Partial<BackoffOptions>;
   /** Numbers in [0, 1); tests pass a seeded one. */
   readonly random?: () => number;
@@ -40,6 +53,7 @@ export interface ConnectOptions {
   readonly bufferBytes?: number;
 }
 
+/** Where reading begins, and what survives a reload. */
 export interface AttachOptions {
   /** Goes on after this event; else from the stored cursor, else from the earliest event. */
   readonly cursor?: Cursor;
@@ -58,6 +72,7 @@ export interface AttachOptions {
   readonly onGone?: 'error' | 'restart';
 }
 
+/** What a client tells of its connection. */
 export interface ClientEvents extends Record<string, unknown> {
   state: { readonly state: ConnectionState; readonly why: EverwireError | undefined };
 }
@@ -70,6 +85,7 @@ export function connect(options: ConnectOptions): Client {
   return new Client(options);
 }
 
+/** One connection, and the sessions and requests that it carries. Made by `connect`. */
 export class Client {
   readonly #emitter = new Emitter<ClientEvents>();
   readonly #sessions = new Map<string, { session: Session; reader: Reader }>();
@@ -122,7 +138,7 @@ export class Client {
     });
     this.#door = {
       publish: (session, draft, request) => this.publish(session, draft, request),
-      cancel: (session, run, request) => this.cancel(session, run, request),
+      cancel: (session, target, request) => this.#cancel(session, target, request),
       closed: (session) => this.#forget(session),
     };
     this.#watchPage('addEventListener');
@@ -134,11 +150,12 @@ export class Client {
     return this.#connection.state;
   }
 
-  /** The edge's name for itself, and ours as it knows us; undefined before the first welcome. */
+  /** The edge's name for itself; undefined before the first welcome. */
   get edge(): string | undefined {
     return this.#connection.welcome?.edge;
   }
 
+  /** Our name as the edge knows us; undefined before the first welcome, and over SSE. */
   get participant(): string | undefined {
     return this.#connection.welcome?.participant || undefined;
   }
@@ -148,6 +165,7 @@ export class Client {
     return this.#connection.connects;
   }
 
+  /** Calls the listener at each event of the type; the answer takes it off again. */
   on<T extends keyof ClientEvents & string>(
     type: T,
     listener: (value: ClientEvents[T]) => void,
@@ -205,12 +223,36 @@ export class Client {
     return this.#requests.ask<Published>(frame, options.signal);
   }
 
-  /** Stops a run of a session without attaching to it; see `Session.cancel`. */
-  async cancel(session: string, run: string, options: RequestOptions = {}): Promise<CancelOutcome> {
+  /** Stops runs of a session without attaching to it; see `Session.cancel`. */
+  cancel(
+    session: string,
+    target: string | RunTarget,
+    options?: CancelRunOptions,
+  ): Promise<CancelOutcome>;
+  /** The same for any target: also an input, or the whole session. */
+  cancel(
+    session: string,
+    target: string | CancelTarget,
+    options?: CancelOptions,
+  ): Promise<CancelOutcome>;
+  cancel(
+    session: string,
+    target: string | CancelTarget,
+    options: CancelRunOptions = {},
+  ): Promise<CancelOutcome> {
+    return this.#cancel(session, target, options);
+  }
+
+  async #cancel(
+    session: string,
+    target: string | CancelTarget,
+    options: CancelRunOptions,
+  ): Promise<CancelOutcome> {
     const key = this.#name(options.key ?? mint());
+    const fields = cancelFields(target, options);
     const id = this.#requests.id();
-    const target = { session: this.#name(session), run: this.#name(run) };
-    const frame = { t: 'signal', id, ...target, signal: 'cancel', key } as const;
+    const where = { session: this.#name(session), signal: 'cancel' } as const;
+    const frame = { t: 'signal', id, ...where, key, ...fields } as const;
     return this.#requests.ask<CancelOutcome>(frame, options.signal);
   }
 

@@ -6,7 +6,7 @@
  */
 import { EverwireError } from './errors.js';
 import { httpBase } from './link.js';
-import type { CancelOutcome, EventDraft, Published } from './protocol.js';
+import type { CancelOutcome, EventDraft, Published, SignalFrame } from './protocol.js';
 
 export type Fetch = typeof globalThis.fetch;
 
@@ -26,8 +26,18 @@ export function httpPublish(fetch: Fetch, call: HttpCall, event: EventDraft): Pr
   return post(fetch, call, 'events', event) as Promise<Published>;
 }
 
-export function httpCancel(fetch: Fetch, call: HttpCall, run: string): Promise<CancelOutcome> {
-  return post(fetch, call, `runs/${encodeURIComponent(run)}/cancel`, {}) as Promise<CancelOutcome>;
+/** Asks what the frame asks, whatever it is aimed at. */
+export function httpCancel(
+  fetch: Fetch,
+  call: HttpCall,
+  frame: SignalFrame,
+): Promise<CancelOutcome> {
+  const { t: _t, id: _id, session: _session, signal: _signal, key: _key, ...cancel } = frame;
+  const { run, ...more } = cancel;
+  // The plain stop of a run has an address of its own, which every edge knows.
+  const isPlain = run !== undefined && Object.keys(more).length === 0;
+  const path = isPlain ? `runs/${encodeURIComponent(run)}/cancel` : 'cancel';
+  return post(fetch, call, path, isPlain ? {} : cancel) as Promise<CancelOutcome>;
 }
 
 async function post(fetch: Fetch, call: HttpCall, path: string, body: unknown): Promise<unknown> {

@@ -24,15 +24,27 @@ export type {
   Published,
   Raw,
   Role,
+  RunState,
   SessionEvent,
+  StopTarget,
 } from './protocol.js';
 export type { Attached, Gone, ReaderCounts, SessionState } from './reader.js';
-export type { InputDraft, RequestOptions, Session, SessionEvents } from './session.js';
+export type {
+  CancelOptions,
+  CancelRunOptions,
+  CancelTarget,
+  InputDraft,
+  RequestOptions,
+  RunTarget,
+  Session,
+  SessionEvents,
+} from './session.js';
 export {
   textOf,
   Transcript,
   type TranscriptMessage,
   type TranscriptPart,
   type TranscriptRun,
+  type TranscriptStop,
 } from './transcript.js';
 export type { WebSocketConstructor, WebSocketLike } from './websocket.js';

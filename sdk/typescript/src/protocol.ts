@@ -10,10 +10,13 @@ export interface Cursor {
   readonly offset: number;
 }
 
-/** Who wrote an event; stamped by the server. */
+/**
+ * Who wrote an event; stamped by the server. Kind `server` (participant `everwire`) is the server
+ * itself: nobody asked for that event.
+ */
 export interface Author {
   readonly participant: string;
-  readonly kind: 'user' | 'agent' | 'operator' | 'edge';
+  readonly kind: 'user' | 'agent' | 'operator' | 'edge' | 'server';
 }
 
 /** A provider's chunk, kept byte for byte: `bytes` is base64. */
@@ -32,16 +35,61 @@ export interface DataFields {
   readonly data_base64?: string;
 }
 
+/** What a part of a message is. */
 export type PartKind = 'text' | 'reasoning' | 'tool_call' | 'tool_result' | 'data' | 'file';
+/** Who speaks in a message. */
 export type Role = 'assistant' | 'user' | 'tool' | 'system';
+
+/**
+ * How a run stands. `running` and `orphaned` are live: an orphaned run has lost its writer, and
+ * goes on when somebody claims it. The others never change again.
+ */
+export type RunState = 'running' | 'orphaned' | 'completed' | 'failed' | 'cancelled';
+
+/** These fields and no other of `All`, so that no literal can name two targets. */
+export type Only<All extends string, Fields> = Fields & {
+  readonly [Other in Exclude<All, keyof Fields>]?: never;
+};
+
+type TargetField = 'run' | 'subtree' | 'input' | 'input_by' | 'all';
+
+/**
+ * What a committed stop is aimed at: one run, a run and all that work for it, the runs that
+ * answer an input, or every live run.
+ */
+export type StopTarget =
+  | Only<TargetField, { readonly run: string }>
+  | Only<TargetField, { readonly subtree: string }>
+  | Only<TargetField, { readonly input: string; readonly input_by: string }>
+  | Only<TargetField, { readonly all: true }>;
 
 /** The body of each kind of event. */
 export interface Bodies {
-  'run.started': { readonly input?: string };
+  'run.started': {
+    /** The input that it answers. */
+    readonly input?: string;
+    /** The author of that input, if the agent said so. */
+    readonly input_by?: string;
+    /** The run that it works for. Not the event's own `parent`, which is a message. */
+    readonly parent?: string;
+    /** What the application says about it: JSON, or bytes in base64. */
+    readonly meta?: Json;
+    readonly meta_base64?: string;
+  };
+  /** Its author writes the run from here on; it may be another one than before. */
   'run.claimed': object;
+  /** Its writer was silent for its whole lease. */
+  'run.orphaned': object;
   'run.completed': object;
+  /** `lost`, from the server: an orphaned run that nobody claimed in time. */
   'run.failed': { readonly reason: string };
+  /**
+   * `cancel_offset` is where the stop stands: the same for all runs that it hit, and before
+   * `run.started` for a run whose input was stopped before it began.
+   */
   'run.cancelled': { readonly cancel_offset: number };
+  /** What a run that was stopped gracefully still had to say; never part of its text. */
+  'run.epilogue': DataFields;
   'message.start': { readonly message: string; readonly role: Role };
   'message.end': {
     readonly message: string;
@@ -62,10 +110,14 @@ export interface Bodies {
   };
   'part.end': { readonly message: string; readonly part: string } & DataFields;
   input: { readonly input: string; readonly text: string } & DataFields;
-  'signal.cancel': { readonly run: string };
+  /** `graceful_ms`: for how long `run.epilogue` may follow; absent: not at all. */
+  'signal.cancel': StopTarget & { readonly graceful_ms?: number };
+  /** The writer of the event's run has seen the stop that stands at `signal_offset`. */
+  'signal.observed': { readonly signal_offset: number };
   app: { readonly name: string } & DataFields;
 }
 
+/** The word by which events are told apart. */
 export type Kind = keyof Bodies;
 
 /** What every event carries besides its body. */
@@ -84,6 +136,7 @@ export interface EventFields {
   readonly seq?: number;
 }
 
+/** An event of one kind. */
 export type EventOf<K extends Kind> = EventFields & {
   readonly kind: K;
   readonly body: Bodies[K] & { readonly raw?: Raw };
@@ -113,13 +166,42 @@ export interface Published {
 
 /** What became of a cancel. */
 export interface CancelOutcome {
+  /**
+   * `applied` says that the stop is in the log, not that it hit somebody: a whole session may be
+   * idle, and an input may be stopped before its run begins.
+   */
   readonly outcome: 'applied' | 'already_terminal' | 'denied' | 'unknown_run';
   readonly session_epoch?: string;
   /** `applied`: where the stop is committed. `already_terminal`: where the run ended. */
   readonly offset?: number;
-  readonly state?: string;
+  /** `already_terminal`: how it ended. */
+  readonly state?: RunState;
   readonly duplicate?: boolean;
 }
+
+/**
+ * A cancel as the wire has it, in a `signal` frame and in the body of an HTTP request alike. The
+ * key stands for all of it, so both roads must say the same.
+ */
+export type CancelFields = (
+  | Only<TargetField, { readonly run: string }>
+  | Only<TargetField, { readonly subtree: string }>
+  | Only<TargetField, { readonly input: string; readonly input_by?: string }>
+  | Only<TargetField, { readonly all: true }>
+) & {
+  readonly graceful_ms?: number;
+  readonly expect?: RunState;
+  readonly as_of?: number;
+};
+
+/** Asks for a cancel. */
+export type SignalFrame = {
+  t: 'signal';
+  id: string;
+  session: string;
+  signal: 'cancel';
+  key: string;
+} & CancelFields;
 
 /** A frame from this client. */
 export type ClientFrame =
@@ -127,7 +209,7 @@ export type ClientFrame =
   | { t: 'attach'; id: string; session: string; form: 'raw'; cursor?: Cursor; create?: boolean }
   | { t: 'detach'; session: string }
   | { t: 'publish'; id: string; session: string; key: string; event: EventDraft }
-  | { t: 'signal'; id: string; session: string; signal: 'cancel'; run: string; key: string }
+  | SignalFrame
   | { t: 'refresh'; id: string; token: string }
   | { t: 'ping' };
 
@@ -196,12 +278,32 @@ export const REQUESTS_IN_FLIGHT_MAX = 60;
 /** Requests without an answer, sent or not, before `publish` and `cancel` refuse; and their bytes. */
 export const REQUESTS_MAX = 1000;
 export const REQUESTS_BYTES_MAX = 4 << 20;
+/** Longest time that a graceful stop leaves for an epilogue, ms. */
+export const GRACE_MS_MAX = 30_000;
 
 const NAME = /^[A-Za-z0-9._:~-]{1,128}$/;
+const PARTICIPANT = /^[!-~]{1,128}$/;
+const RUN_STATES: readonly unknown[] = [
+  'running',
+  'orphaned',
+  'completed',
+  'failed',
+  'cancelled',
+] satisfies RunState[];
 
 /** Whether the text may name a session, a run, an input or a key. */
 export function isName(text: unknown): text is string {
   return typeof text === 'string' && NAME.test(text);
+}
+
+/** Whether the text may name a participant: a token's subject, which may be an e-mail address. */
+export function isParticipant(text: unknown): text is string {
+  return typeof text === 'string' && PARTICIPANT.test(text);
+}
+
+/** Whether the word is a state of a run. */
+export function isRunState(word: unknown): word is RunState {
+  return RUN_STATES.includes(word);
 }
 
 /** Whether the value is an offset, or 0 for "before the first". */

@@ -41,6 +41,8 @@ export interface RequestsDoor {
 const CANCEL_HEDGE_MS = 2_000;
 /** Refusals with an advice to retry that one request takes before its caller hears of it. */
 const RETRIES_MAX = 8;
+/** Refusals that last for minutes or hours: nothing is down, there is too much of something. */
+const BOUNDS: readonly string[] = ['TOO_MANY_PENDING', 'QUOTA'];
 
 interface Request {
   readonly place: number;
@@ -273,11 +275,14 @@ export class Requests {
         const token = await this.door.token(fresh);
         const { session, key } = frame;
         const call = { url, token, session, key, signal: abort.signal };
-        const outcome = await httpCancel(this.door.fetch, call, frame.run);
+        const outcome = await httpCancel(this.door.fetch, call, frame);
         return this.#settle(request, () => request.resolve(outcome));
       } catch (thrown) {
         const why = EverwireError.lost(thrown);
-        if (why.advice === 'stop') return this.#settle(request, () => request.reject(why));
+        // A bound that is reached passes too late for whoever waits.
+        if (BOUNDS.includes(why.code)) request.retries += 1;
+        const final = why.advice === 'stop' || request.retries > RETRIES_MAX;
+        if (final) return this.#settle(request, () => request.reject(why));
         fresh = why.advice === 'reauthenticate';
       }
       await this.#sleep(backoffMs(this.door.backoff, attempt, this.door.random), abort.signal);

@@ -20,7 +20,9 @@ import type {
   Cursor,
   EventDraft,
   Json,
+  Only,
   Published,
+  RunState,
   SessionEvent,
 } from './protocol.js';
 import type { Attached, Gone, Reader, ReaderCounts, ReaderHooks, SessionState } from './reader.js';
@@ -43,11 +45,55 @@ export interface InputDraft {
   readonly data?: Json;
 }
 
+/** How a request is repeated, and until when. */
 export interface RequestOptions {
   /** The idempotency key; minted if absent. The same key means: this very request, once. */
   readonly key?: string;
   /** Gives up waiting. The request may still be committed, unless it was never sent. */
   readonly signal?: AbortSignal;
+}
+
+type TargetField = 'run' | 'subtree' | 'input' | 'by' | 'all';
+
+/**
+ * A target that names a run: `run` is that run alone, never its children; `subtree` is that run,
+ * which may have ended, and all that work for it, down to the last.
+ */
+export type RunTarget =
+  | Only<TargetField, { readonly run: string }>
+  | Only<TargetField, { readonly subtree: string }>;
+
+/**
+ * What a cancel is aimed at. Besides runs by name: `input`, the runs that answer an input and
+ * those that begin to within ten minutes (`by` is its author, yourself if absent); and `all`,
+ * every live run of the session.
+ */
+export type CancelTarget =
+  | RunTarget
+  | Only<TargetField, { readonly input: string; readonly by?: string }>
+  | Only<TargetField, { readonly all: true }>;
+
+/** How to cancel. */
+export interface CancelOptions extends RequestOptions {
+  /**
+   * Lets the writers append `run.epilogue` for so long, ms, 1 to 30000. Their text ends at once
+   * all the same. Absent: a hard stop, after which they append nothing.
+   */
+  readonly gracefulMs?: number;
+  /**
+   * Spares runs that started after this offset: say what you had seen when you pressed, and a
+   * late Stop does not hit what came since. If the run that the target names started later, the
+   * cancel is refused with WRONG_STATE.
+   */
+  readonly asOf?: number;
+  /** Only with a target that names a run; see `CancelRunOptions`. */
+  readonly expect?: never;
+}
+
+/** How to cancel a run, or a run and all that work for it. */
+export interface CancelRunOptions extends Omit<CancelOptions, 'expect'> {
+  /** The state that the named run must be in; else the cancel is refused with WRONG_STATE. */
+  readonly expect?: RunState;
 }
 
 /** What a session needs of its client. */
@@ -57,7 +103,11 @@ export interface SessionDoor {
     draft: InputDraft | EventDraft,
     options: RequestOptions,
   ): Promise<Published>;
-  cancel(session: string, run: string, options: RequestOptions): Promise<CancelOutcome>;
+  cancel(
+    session: string,
+    target: string | CancelTarget,
+    options: CancelRunOptions,
+  ): Promise<CancelOutcome>;
   closed(session: Session): void;
 }
 
@@ -66,6 +116,7 @@ type Waiter = {
   readonly reject: (why: EverwireError) => void;
 };
 
+/** One session. Made by `client.attach`. */
 export class Session implements AsyncIterable<SessionEvent> {
   readonly #emitter = new Emitter<SessionEvents>();
   readonly #waiters: Waiter[] = [];
@@ -163,11 +214,15 @@ export class Session implements AsyncIterable<SessionEvent> {
   }
 
   /**
-   * Stops a run. The answer comes from the log: `applied` with the offset of the stop, or what
-   * else is true. Without an open socket it goes over HTTP, so a Stop works while reconnecting.
+   * Stops a run (a text is the run's id), or a run with all that work for it. The answer comes
+   * from the log: `applied` with the offset of the stop, or what else is true. Without an open
+   * socket it goes over HTTP, so a Stop works while reconnecting.
    */
-  cancel(run: string, options: RequestOptions = {}): Promise<CancelOutcome> {
-    return this.#door.cancel(this.name, run, options);
+  cancel(target: string | RunTarget, options?: CancelRunOptions): Promise<CancelOutcome>;
+  /** The same for any target: also an input, or the whole session. */
+  cancel(target: string | CancelTarget, options?: CancelOptions): Promise<CancelOutcome>;
+  cancel(target: string | CancelTarget, options: CancelRunOptions = {}): Promise<CancelOutcome> {
+    return this.#door.cancel(this.name, target, options);
   }
 
   /** Detaches for good: loops end. The session itself, and its runs, go on without us. */

@@ -117,7 +117,7 @@ class SseLink implements Link {
           t: 'outcome',
           id,
           session,
-          ...(await httpCancel(this.fetch, call, frame.run)),
+          ...(await httpCancel(this.fetch, call, frame)),
         });
       }
     } catch (thrown) {

@@ -2,9 +2,19 @@
  * Events → what a person sees: messages with their parts, and runs with their state.
  * Pure: `apply` reads the event and nothing else. Positions in a text are bytes of UTF-8.
  */
-import type { Author, Json, PartKind, Role, SessionEvent } from './protocol.js';
+import type {
+  Author,
+  DataFields,
+  Json,
+  PartKind,
+  Role,
+  RunState,
+  SessionEvent,
+  StopTarget,
+} from './protocol.js';
 import { utf8Length, utf8SkipStart } from './utf8.js';
 
+/** A typed piece of a message. */
 export interface TranscriptPart {
   readonly part: string;
   part_kind: PartKind;
@@ -18,6 +28,7 @@ export interface TranscriptPart {
   data?: Json;
 }
 
+/** What was said: by a run, or by a person in an input. */
 export interface TranscriptMessage {
   readonly message: string;
   role: Role;
@@ -32,27 +43,57 @@ export interface TranscriptMessage {
   parts: TranscriptPart[];
 }
 
+/** A run as it stands, with what became of it. */
 export interface TranscriptRun {
   readonly run: string;
+  /** Counts its writers, from 1. */
   run_epoch: number;
-  state: 'running' | 'completed' | 'failed' | 'cancelled';
-  author: Author;
+  /** `orphaned`: its writer is silent. Its messages stay open: whoever claims it writes on. */
+  state: RunState;
+  /** Its writer: who started it, or claimed it last. Absent if this reader joined behind both. */
+  author?: Author;
   /** The input that it answers. */
   input?: string;
+  /** The author of that input, if the agent said so. */
+  input_by?: string;
+  /** The run that it works for. */
+  parent?: string;
+  /** What the application said about it when it began. */
+  meta?: Json;
+  meta_base64?: string;
+  /** Where it began, or where this reader saw it first. */
   started: number;
+  /** While it is orphaned: since which offset. */
+  orphaned?: number;
   /** Offset of the terminal event. */
   ended?: number;
-  /** Where the stop is committed, if it was stopped. */
+  /** Where the stop is committed, if it was stopped; runs that one stop hit have the same. */
   cancel_offset?: number;
   /** Who stopped it. */
   cancelled_by?: Author;
+  /** Where its writer told that it has seen the stop: what it did before, it did not know. */
+  observed_offset?: number;
+  /** What it had to say after a graceful stop, one entry for each event. */
+  epilogue?: DataFields[];
+  /** What went wrong, if it failed. */
   reason?: string;
+}
+
+/** A stop. What it hit is told by the runs with its offset as their `cancel_offset`. */
+export interface TranscriptStop {
+  readonly offset: number;
+  readonly author: Author;
+  readonly target: StopTarget;
+  /** For how long epilogues may follow, ms; absent: not at all. */
+  readonly graceful_ms?: number;
 }
 
 interface Saved {
   offset: number;
   messages: TranscriptMessage[];
   runs: TranscriptRun[];
+  /** Absent in what older clients have saved. */
+  stops?: TranscriptStop[];
 }
 
 /** The texts of a message's text parts, one after the other. */
@@ -63,11 +104,15 @@ export function textOf(message: TranscriptMessage): string {
     .join('\n\n');
 }
 
+/** What a person sees of a session, made from its events. */
 export class Transcript {
   #offset = 0;
   #messages: TranscriptMessage[] = [];
   #byId = new Map<string, TranscriptMessage>();
+  /** The open messages, so that the end of a run need not look at all. */
+  #open = new Set<TranscriptMessage>();
   #runs = new Map<string, TranscriptRun>();
+  #stops = new Map<number, TranscriptStop>();
 
   /** The last event applied. */
   get offset(): number {
@@ -84,13 +129,19 @@ export class Transcript {
     return [...this.#runs.values()];
   }
 
+  /** The run of this id, if it was seen. */
   run(run: string): TranscriptRun | undefined {
     return this.#runs.get(run);
   }
 
-  /** The youngest run that still writes. */
+  /** In the order of the log, also those that hit nothing. */
+  get stops(): TranscriptStop[] {
+    return [...this.#stops.values()];
+  }
+
+  /** The youngest run that has not ended: it writes, or is orphaned and may go on. */
   get liveRun(): TranscriptRun | undefined {
-    return this.runs.findLast((run) => run.state === 'running');
+    return this.runs.findLast(({ state }) => state === 'running' || state === 'orphaned');
   }
 
   /**
@@ -108,8 +159,7 @@ export class Transcript {
         return this.#start(event, event.body.message, event.body.role);
       case 'message.end': {
         const message = this.#message(event, event.body.message);
-        message.status = event.body.status;
-        for (const part of message.parts) part.open = false;
+        this.#seal(message, event.body.status);
         return message;
       }
       case 'part.start': {
@@ -132,6 +182,15 @@ export class Transcript {
         if (event.body.data !== undefined) part.data = event.body.data;
         return message;
       }
+      case 'signal.cancel':
+        this.#stop(event);
+        return undefined;
+      case 'signal.observed': {
+        const run = event.run === undefined ? undefined : this.#runs.get(event.run);
+        if (run !== undefined && run.cancel_offset === event.body.signal_offset)
+          run.observed_offset = event.offset;
+        return undefined;
+      }
       default:
         return undefined;
     }
@@ -139,55 +198,116 @@ export class Transcript {
 
   /** Back to the beginning. */
   clear(): void {
-    this.load({ offset: 0, messages: [], runs: [] });
+    this.load({ offset: 0, messages: [], runs: [] } satisfies Saved);
   }
 
   /** All of it as a JSON value, not a copy: make text of it before the next `apply`. */
   save(): unknown {
-    return { offset: this.#offset, messages: this.#messages, runs: this.runs } satisfies Saved;
+    const { offset, runs, stops } = this;
+    return { offset, messages: this.#messages, runs, stops } satisfies Saved;
   }
 
   /** Takes back what `save` gave. */
   load(saved: unknown): void {
-    const { offset, messages, runs } = structuredClone(saved) as Saved;
+    const { offset, messages, runs, stops = [] } = structuredClone(saved) as Saved;
     this.#offset = offset;
     this.#messages = messages;
     this.#byId = new Map(messages.map((message) => [message.message, message]));
+    this.#open = new Set(messages.filter(({ status }) => status === 'open'));
     this.#runs = new Map(runs.map((run) => [run.run, run]));
+    this.#stops = new Map(stops.map((stop) => [stop.offset, stop]));
   }
 
   #run(event: SessionEvent): void {
     const id = event.run;
     if (id === undefined) return;
-    const run = this.#runs.get(id) ?? {
+    const known = this.#runs.get(id);
+    const run = known ?? this.#found(id, event);
+    // Only writers count; what the server or whoever pressed has written has no seq.
+    if (event.seq !== undefined) run.author = event.author;
+    switch (event.kind) {
+      case 'run.started': {
+        const { input, input_by, parent, meta, meta_base64 } = event.body;
+        run.author = event.author;
+        if (input !== undefined) run.input = input;
+        if (input_by !== undefined) run.input_by = input_by;
+        if (parent !== undefined) run.parent = parent;
+        if (meta !== undefined) run.meta = meta;
+        if (meta_base64 !== undefined) run.meta_base64 = meta_base64;
+        return;
+      }
+      case 'run.claimed':
+        run.author = event.author;
+        run.run_epoch = event.run_epoch ?? run.run_epoch;
+        run.state = 'running';
+        delete run.orphaned;
+        return;
+      case 'run.orphaned':
+        run.state = 'orphaned';
+        run.orphaned = event.offset;
+        return;
+      case 'run.completed':
+        return this.#end(run, 'completed', event.offset);
+      case 'run.failed':
+        run.reason = event.body.reason;
+        return this.#end(run, 'failed', event.offset);
+      case 'run.cancelled': {
+        const { cancel_offset } = event.body;
+        run.cancel_offset = cancel_offset;
+        // Of a run that was stopped before it began, the author of this event is its starter.
+        const born = known !== undefined && cancel_offset < known.started;
+        const by = this.#stops.get(cancel_offset)?.author ?? (born ? undefined : event.author);
+        if (by !== undefined) run.cancelled_by = by;
+        return this.#end(run, 'cancelled', event.offset);
+      }
+      case 'run.epilogue': {
+        const { data, data_base64 } = event.body;
+        run.epilogue ??= [];
+        run.epilogue.push({
+          ...(data !== undefined && { data }),
+          ...(data_base64 !== undefined && { data_base64 }),
+        });
+      }
+    }
+  }
+
+  /** A run that is new to this reader; an epilogue tells that it was stopped. */
+  #found(id: string, event: SessionEvent): TranscriptRun {
+    const run: TranscriptRun = {
       run: id,
       run_epoch: event.run_epoch ?? 1,
-      state: 'running' as const,
-      author: event.author,
+      state: event.kind === 'run.epilogue' ? 'cancelled' : 'running',
       started: event.offset,
     };
     this.#runs.set(id, run);
-    run.run_epoch = event.run_epoch ?? run.run_epoch;
-    switch (event.kind) {
-      case 'run.started':
-        run.author = event.author;
-        if (event.body.input !== undefined) run.input = event.body.input;
-        return;
-      case 'run.completed':
-        run.state = 'completed';
-        run.ended = event.offset;
-        return;
-      case 'run.failed':
-        run.state = 'failed';
-        run.ended = event.offset;
-        run.reason = event.body.reason;
-        return;
-      case 'run.cancelled':
-        run.state = 'cancelled';
-        run.ended = event.offset;
-        run.cancel_offset = event.body.cancel_offset;
-        run.cancelled_by = event.author;
+    return run;
+  }
+
+  /**
+   * The run ended here. The server ends its open messages right behind; nobody shall see them
+   * open until then.
+   */
+  #end(run: TranscriptRun, state: 'completed' | 'failed' | 'cancelled', offset: number): void {
+    run.state = state;
+    run.ended = offset;
+    delete run.orphaned;
+    const status = state === 'cancelled' ? 'cancelled' : 'incomplete';
+    for (const message of this.#open) {
+      if (message.run === run.run) this.#seal(message, status);
     }
+  }
+
+  #seal(message: TranscriptMessage, status: Exclude<TranscriptMessage['status'], 'open'>): void {
+    message.status = status;
+    for (const part of message.parts) part.open = false;
+    this.#open.delete(message);
+  }
+
+  #stop(event: Extract<SessionEvent, { kind: 'signal.cancel' }>): void {
+    const { offset, author, body } = event;
+    const { graceful_ms, raw: _raw, ...target } = body;
+    const grace = graceful_ms !== undefined && { graceful_ms };
+    this.#stops.set(offset, { offset, author, target, ...grace });
   }
 
   #input(
@@ -226,6 +346,7 @@ export class Transcript {
   #add(message: TranscriptMessage): TranscriptMessage {
     this.#messages.push(message);
     this.#byId.set(message.message, message);
+    if (message.status === 'open') this.#open.add(message);
     return message;
   }
 

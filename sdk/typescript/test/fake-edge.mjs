@@ -11,10 +11,12 @@ const ADVICE = {
   TOKEN_REVOKED: ['stop', 4003, 401],
   DENIED: ['stop', 4004, 403],
   UNKNOWN_SESSION: ['stop', 4005, 404],
+  WRONG_STATE: ['stop', 4014, 409],
   KEY_REUSED: ['stop', 4017, 422],
   GONE: ['reattach', 4018, 410],
   TOO_LARGE: ['stop', 4019, 413],
   MALFORMED: ['stop', 4020, 400],
+  TOO_MANY_PENDING: ['retry', 4022, 429],
   QUOTA: ['retry', 4023, 429],
   OVERLOADED: ['retry', 4024, 503],
   DRAINING: ['retry_elsewhere', 4030, 503],
@@ -47,8 +49,6 @@ export class FakeEdge {
   /** Most events of one frame. */
   pack = () => 64;
   stalled = false;
-  /** Takes an HTTP request that is none of the edge's; true if it did. */
-  extra;
   #epochs = 0;
 
   async start(port = 0) {
@@ -168,7 +168,9 @@ export class FakeEdge {
         return send({ t: 'ack', id: frame.id, session: frame.session, ...answer });
       }
       case 'signal': {
-        const answer = this.log(frame.session).cancel(frame.run, author, frame.key);
+        const { t: _t, id: _id, session, signal: _signal, key, ...cancel } = frame;
+        const answer = this.log(session).cancel(cancel, author, key);
+        if (answer.refused) return error(answer.refused, answer.details);
         return send({ t: 'outcome', id: frame.id, session: frame.session, ...answer });
       }
       default:
@@ -199,11 +201,8 @@ export class FakeEdge {
 
   async #http(request, response) {
     const url = new URL(request.url, this.url);
-    this.httpRequests.push({
-      method: request.method,
-      path: url.pathname,
-      headers: request.headers,
-    });
+    const seen = { method: request.method, path: url.pathname, headers: request.headers };
+    this.httpRequests.push(seen);
     // Pages of another origin ask before they send a token.
     response.setHeader('access-control-allow-origin', request.headers.origin ?? '*');
     response.setHeader(
@@ -211,7 +210,6 @@ export class FakeEdge {
       'authorization, content-type, idempotency-key, last-event-id',
     );
     response.setHeader('access-control-allow-methods', 'GET, POST');
-    if ((await this.extra?.(request, response)) === true) return;
     if (request.method === 'OPTIONS') return response.writeHead(204).end();
     if (this.stalled) return;
     if (this.swallowHttp(request)) return request.destroy();
@@ -229,10 +227,12 @@ export class FakeEdge {
     if (request.method === 'GET' && rest === 'events')
       return this.#sse(url, request, response, session, refuse);
     const body = JSON.parse((await text(request)) || '{}');
+    seen.body = body;
     const key = request.headers['idempotency-key'];
-    const cancel = /^runs\/([^/]+)\/cancel$/.exec(rest);
+    const plain = /^runs\/([^/]+)\/cancel$/.exec(rest);
+    const cancel = plain ? { run: plain[1] } : rest === 'cancel' ? body : undefined;
     const answer = cancel
-      ? this.log(session).cancel(cancel[1], author, key)
+      ? this.log(session).cancel(cancel, author, key)
       : this.log(session).post(author, body, key);
     if (answer.refused) return refuse(answer.refused, answer.details);
     response.writeHead(200, { 'content-type': 'application/json' }).end(JSON.stringify(answer));

@@ -30,15 +30,18 @@ function token(participant, allow, ttl = '1h', kind = 'user') {
   return execFileSync(bin, args, { env: environment, encoding: 'utf8' }).trim();
 }
 
-/** A run of so many words, written by another process at a model's pace. */
-function agent(session, words) {
-  const env = {
+function agentEnvironment(session, who = 'agent') {
+  return {
     ...environment,
     EVERWIRE_ADDR: ready.grpc,
-    EVERWIRE_TOKEN: token('agent', `${session}=create,subscribe,publish,run`, '1h', 'agent'),
+    EVERWIRE_TOKEN: token(who, `${session}=create,subscribe,publish,run`, '1h', 'agent'),
   };
-  const writer = spawn(bin, ['publish', session, '--run', 'r1'], {
-    env,
+}
+
+/** A run of so many words, written by another process at a model's pace. */
+function agent(session, words, run = 'r1', who = 'agent') {
+  const writer = spawn(bin, ['publish', session, '--run', run], {
+    env: agentEnvironment(session, who),
     stdio: ['pipe', 'ignore', 'inherit'],
   });
   let at = 0;
@@ -156,13 +159,76 @@ describe('against everwire dev', { skip: bin === undefined }, () => {
       assert.deepEqual([run.state, run.cancel_offset], ['cancelled', outcome.offset]);
       assert.equal(transcript.messages[0].status, 'cancelled');
       assert.equal(transcript.offset, outcome.offset + 2);
+      // Nothing more comes but that the agent has seen it.
+      const [observed] = await take(session, 1);
+      transcript.apply(observed);
+      assert.deepEqual([observed.kind, observed.author.kind], ['signal.observed', 'agent']);
+      assert.equal(run.observed_offset, outcome.offset + 3);
       const late = await session.cancel('r1');
       assert.deepEqual(
         [late.outcome, late.state, late.offset],
         ['already_terminal', 'cancelled', outcome.offset],
       );
       await sleep(200);
-      assert.equal(session.tail, outcome.offset + 2);
+      assert.equal(session.tail, outcome.offset + 3);
+    });
+
+    test(`one stop of everything hits each run, without a socket too, ${transport}`, async (t) => {
+      const name = fresh();
+      const one = live(t, { transport });
+      const session = one.attach(name, { create: true });
+      const words = Array.from({ length: 2_000 }, (_, at) => `w${at} `);
+      for (const run of ['r1', 'r2']) agent(name, words, run);
+      const transcript = new Transcript();
+      let stopping;
+      for await (const event of session) {
+        transcript.apply(event);
+        const { runs } = transcript;
+        if (stopping === undefined && runs.length === 2 && event.kind === 'part.delta') {
+          one.disconnect();
+          stopping = session.cancel({ all: true }, { asOf: event.offset });
+          void stopping.then(() => one.reconnect());
+        }
+        if (runs.length === 2 && runs.every((run) => run.observed_offset !== undefined)) break;
+      }
+      const { outcome, offset } = await stopping;
+      assert.equal(outcome, 'applied');
+      for (const run of transcript.runs) {
+        assert.deepEqual([run.state, run.cancel_offset], ['cancelled', offset]);
+        assert.equal(run.cancelled_by.participant, 'ann');
+      }
+      const [{ target }] = transcript.stops;
+      assert.deepEqual(target, { all: true });
+      const guarded = session.cancel({ subtree: 'r1' }, { expect: 'running' });
+      await assert.rejects(guarded, { code: 'WRONG_STATE', details: { state: 'cancelled' } });
+      const over = await session.cancel({ subtree: 'r1' });
+      assert.deepEqual([over.outcome, over.state], ['already_terminal', 'cancelled']);
+    });
+
+    test(`an input is stopped before its run begins, ${transport}`, async (t) => {
+      const name = fresh();
+      const session = live(t, { transport }).attach(name, { create: true });
+      await session.publish({ text: 'why?', input: 'i1' });
+      const { outcome, offset } = await session.cancel({ input: 'i1' }, { gracefulMs: 500 });
+      assert.deepEqual([outcome, offset], ['applied', 2]);
+      const sample = join(data, 'sample.jsonl');
+      const delta = { choices: [{ index: 0, delta: { content: 'because' } }] };
+      writeFileSync(sample, `${JSON.stringify({ object: 'chat.completion.chunk', ...delta })}\n`);
+      const how = ['--from', sample, '--format', 'openai-chat', '--answer-inputs'];
+      const stdio = ['ignore', 'ignore', 'inherit'];
+      const answering = spawn(bin, ['agent', 'replay', name, ...how], {
+        env: agentEnvironment(name),
+        stdio,
+      });
+      t.after(() => answering.kill('SIGKILL'));
+      const transcript = new Transcript();
+      for await (const event of session) {
+        transcript.apply(event);
+        if (event.kind === 'run.cancelled') break;
+      }
+      const [run] = transcript.runs;
+      assert.deepEqual([run.input, run.input_by, run.cancel_offset], ['i1', 'ann', offset]);
+      assert.deepEqual([run.author.participant, run.cancelled_by.participant], ['agent', 'ann']);
     });
 
     test(`what leads nowhere is told, ${transport}`, async (t) => {
@@ -224,6 +290,33 @@ describe('against everwire dev', { skip: bin === undefined }, () => {
     await sleep(9_000);
     assert.equal(one.connects, 1);
     assert.equal((await session.publish({ text: 'still here' })).offset, 1);
+  });
+
+  test('an agent dies, and another one goes on with its run', { timeout: 60_000 }, async (t) => {
+    const name = fresh();
+    const session = live(t).attach(name, { create: true });
+    const words = Array.from({ length: 2_000 }, (_, at) => `w${at} `);
+    const first = agent(name, words);
+    const transcript = new Transcript();
+    const state = () => transcript.run('r1')?.state;
+    for await (const event of session) {
+      transcript.apply(event);
+      if (event.offset === 60) first.kill('SIGKILL');
+      if (event.kind !== 'run.orphaned') continue;
+      assert.deepEqual([state(), event.author.kind], ['orphaned', 'server']);
+      assert.equal(transcript.messages[0].status, 'open');
+      break;
+    }
+    agent(name, ['and ', 'on'], 'r1', 'helper');
+    for await (const event of session) {
+      transcript.apply(event);
+      if (event.kind === 'run.claimed') assert.equal(state(), 'running');
+      if (event.kind === 'run.completed') break;
+    }
+    const { run_epoch, author } = transcript.run('r1');
+    assert.deepEqual([state(), run_epoch, author.participant], ['completed', 2, 'helper']);
+    const open = transcript.messages.filter(({ status }) => status === 'open');
+    assert.deepEqual(open, []);
   });
 
   test('edges that stop and die one after the other cost their clients nothing', async (t) => {

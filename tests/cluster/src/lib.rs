@@ -17,7 +17,6 @@ pub mod replicas;
 pub use load::Load;
 pub use reading::Reading;
 
-use everwire_testkit::say;
 use tokio::sync::{Mutex, MutexGuard};
 
 static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
@@ -25,14 +24,4 @@ static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
 /// The right to run a cluster; given back when dropped, so take it first.
 pub async fn alone() -> MutexGuard<'static, ()> {
     ONE_AT_A_TIME.lock().await
-}
-
-/// Whether the long tests were asked for: `make cluster` does. Together they take minutes of a
-/// whole machine, so `make test` runs the short ones only.
-pub fn asked_for_long() -> bool {
-    let asked = std::env::var_os("EVERWIRE_KILLS").is_some();
-    if !asked {
-        say("not asked for: `make cluster` runs it");
-    }
-    asked
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use everwire_client::Client;
 use everwire_core::{Offset, SessionName};
 use everwire_promises::{History, Kind, Reader, Writers};
-use everwire_testkit::{Cluster, tokens};
+use everwire_testkit::{Cluster, Server, tokens};
 use tokio::time::Instant;
 
 use crate::reading::{Read, Reading};
@@ -75,6 +75,12 @@ impl Load {
     /// A session on each shard, written and read over gRPC.
     pub async fn everywhere(cluster: &Cluster) -> Self {
         Self::start(cluster, &Plan::everywhere()).await
+    }
+
+    /// The same with readers at edges, besides.
+    pub async fn at(cluster: &Cluster, edges: &[Server]) -> Self {
+        let edges: Vec<_> = edges.iter().map(|edge| edge.http.as_str()).collect();
+        Self::start(cluster, &Plan::at(&edges)).await
     }
 
     /// Makes the sessions, opens all readers and starts to write.

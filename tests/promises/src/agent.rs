@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use everwire_client::{Ack, AckRange, Acks, Client, Publisher, RunWriter};
-use everwire_core::{Draft, Offset, Refusal, RunEpoch, RunId, Seq, SessionName};
+use everwire_client::{Ack, AckRange, Acks, Client, Publisher, RunWriter, StartRun};
+use everwire_core::{Code, Draft, Lease, Offset, Refusal, RunEpoch, RunId, Seq, SessionName};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
 use crate::history::Acked;
 
@@ -40,9 +40,34 @@ pub struct Written {
 impl Agent {
     /// Starts a run and writes `per_second` deltas a second, until told to complete it.
     pub async fn start(client: &Client, session: &SessionName, run: &str, per_second: u32) -> Self {
+        Self::start_with(client, session, run, per_second, None).await
+    }
+
+    /// The same, with a lease that outlives the silences of the test: once the node has raised its
+    /// rules to those that know leases.
+    pub async fn start_with(
+        client: &Client,
+        session: &SessionName,
+        run: &str,
+        per_second: u32,
+        lease: Option<Lease>,
+    ) -> Self {
         let run = RunId::parse(run).expect("a good name");
-        let publisher = client.start_run(session, run.clone(), None).await;
-        let publisher = publisher.unwrap_or_else(|refusal| panic!("{run}: {refusal}"));
+        let start = || StartRun {
+            lease,
+            ..StartRun::new(run.clone())
+        };
+        let raised_by = Instant::now() + WITHIN;
+        let publisher = loop {
+            match client.start(session, start()).await {
+                Ok(publisher) => break publisher,
+                Err(refusal) if lease.is_some() && refusal.code == Code::UnsupportedVersion => {
+                    assert!(Instant::now() < raised_by, "{run}: {refusal}");
+                    sleep(Duration::from_millis(50)).await;
+                },
+                Err(refusal) => panic!("{run}: {refusal}"),
+            }
+        };
         let (progress, sent) = watch::channel(0);
         let (until, told) = watch::channel(usize::MAX);
         let pause = Duration::from_secs(1) / per_second;

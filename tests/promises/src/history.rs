@@ -182,10 +182,20 @@ pub fn cancels(log: &[Event]) -> Vec<Violation> {
     let mut cancelled: BTreeMap<&RunId, Offset> = BTreeMap::new();
     let mut found = Vec::new();
     for event in log {
-        if let Body::SignalCancel { run } = &event.body {
-            cancelled.entry(run).or_insert(event.offset);
+        match (&event.body, &event.run) {
+            (Body::SignalCancel { target, .. }, _) => {
+                if let Some(run) = target.run() {
+                    cancelled.entry(run).or_insert(event.offset);
+                }
+            },
+            // Of a stop of more than one run, or of one that had not begun.
+            (Body::RunCancelled { cancel_offset }, Some(stamp)) => {
+                cancelled.entry(&stamp.run).or_insert(*cancel_offset);
+            },
+            _ => {},
         }
-        let Some(stamp) = event.run.as_ref().filter(|stamp| stamp.seq.is_some()) else {
+        let wrote = event.run.as_ref().filter(|stamp| stamp.seq.is_some());
+        let Some(stamp) = wrote.filter(|_| !matches!(event.body, Body::RunEpilogue { .. })) else {
             continue;
         };
         if let Some(at) = cancelled.get(&stamp.run) {

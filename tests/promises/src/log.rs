@@ -53,7 +53,12 @@ impl Log {
 
     /// Fails if anybody stopped anything, or a run ended in any other way than well.
     pub fn assert_undisturbed(&self) {
-        for kind in [Kind::SignalCancel, Kind::RunCancelled, Kind::RunFailed] {
+        for kind in [
+            Kind::SignalCancel,
+            Kind::RunCancelled,
+            Kind::RunFailed,
+            Kind::RunOrphaned,
+        ] {
             assert_eq!(self.count(kind), 0, "{}", kind.as_str());
         }
         assert_eq!(self.count(Kind::RunStarted), self.count(Kind::RunCompleted));

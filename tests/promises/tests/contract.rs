@@ -13,6 +13,8 @@ mod commands;
 mod edge;
 #[path = "contract/grpc.rs"]
 mod grpc;
+#[path = "contract/metrics.rs"]
+mod metrics;
 #[path = "contract/publish.rs"]
 mod publish;
 #[path = "contract/servers.rs"]
@@ -20,10 +22,15 @@ mod servers;
 
 use std::path::Path;
 use std::process::Output;
+use std::time::Duration;
 
+use everwire_testkit::metrics::Metrics;
 use everwire_testkit::{Server, process, root, run, run_with_input};
 use serde_json::Value;
 use tempfile::TempDir;
+
+/// The newest version of the rules that this release knows.
+const RULES: u32 = 2;
 
 /// The page.
 fn page() -> String {
@@ -47,6 +54,23 @@ impl Dev {
             server,
             token,
         }
+    }
+
+    /// The same, once the node has raised its rules to the newest that it knows.
+    async fn start_raised() -> Self {
+        let dev = Self::start().await;
+        for _ in 0..100 {
+            let metrics = Metrics::read(&dev.server.admin).await;
+            let rules = |name: &str| metrics.sum(name);
+            let newest = rules("everwire_node_rules_known");
+            if rules("everwire_node_metadata_rules") == newest
+                && rules("everwire_node_shard_rules") == newest * rules("everwire_node_holds")
+            {
+                return dev;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("the rules are not raised");
     }
 
     fn data(&self) -> &Path {

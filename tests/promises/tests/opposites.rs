@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use everwire_core::{Code, Offset};
+use everwire_core::{Code, Lease, Offset};
 use everwire_promises::agent::place_of;
 use everwire_promises::scene::at;
 use everwire_promises::{Agent, Follower, Kind, Leave, Scene};
@@ -221,9 +221,11 @@ async fn a_stalled_network_is_noticed_and_stops_nothing() {
     let grpc = Follower::grpc(&in_tunnel, &scene.session);
     let mut frozen = scene.follow(Kind::Json, &server.http).await;
     let mut stays = scene.follow(Kind::Proto, &server.http).await;
-    // One run from outside the tunnel and one from inside, in the same session.
+    // One run from outside the tunnel and one from inside, in the same session. The one inside
+    // will be silent for longer than the default lease.
     let mut outside = Agent::start(&scene.agent, &scene.session, "r1", PACE / 2).await;
-    let mut inside = Agent::start(&in_tunnel, &scene.session, "r2", PACE / 2).await;
+    let lease = Lease::new(2 * STALLED).ok();
+    let mut inside = Agent::start_with(&in_tunnel, &scene.session, "r2", PACE / 2, lease).await;
 
     inside.reached(40).await;
     people.stall();

@@ -234,7 +234,13 @@ fn assert_refused_at(output: &Output, cancel: Offset) {
 fn assert_stopped(tab: &mut Follower, run: &RunId, cancel: Offset) {
     let seen = &tab.as_tab().seen;
     let body = |offset: Offset| &seen[&offset].body;
-    assert_eq!(*body(cancel), Body::SignalCancel { run: run.clone() });
+    assert_eq!(
+        *body(cancel),
+        Body::SignalCancel {
+            target: everwire_core::Target::Run(run.clone()),
+            grace_ms: None
+        }
+    );
     let run_cancelled = Body::RunCancelled {
         cancel_offset: cancel,
     };

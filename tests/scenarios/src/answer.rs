@@ -1,11 +1,15 @@
 //! What a step was answered, and how that is written down: alike for every subject.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use everwire_core::command::CancelOutcome;
-use everwire_core::event::Body;
+use everwire_core::event::{Body, Data};
+use everwire_core::limits::LEASE_DEFAULT;
 use everwire_core::row::RunState;
-use everwire_core::{Details, Event, Offset, Outcome, Refusal, RunEpoch, Seq, SessionEpoch};
+use everwire_core::{
+    Details, Event, InputRef, Lease, Offset, Outcome, Refusal, RunEpoch, Seq, SessionEpoch, Target,
+};
 
 /// A stretch of a run's output and where it stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,8 +52,17 @@ pub enum Answer {
         run_epoch: RunEpoch,
         /// Where the grant stands.
         offset: Offset,
+        /// The lease; `None` where the rules know none.
+        lease: Option<Duration>,
         /// Whether it was granted before.
         duplicate: bool,
+    },
+    /// A sign of life was taken.
+    Renewed {
+        /// The run's state.
+        state: RunState,
+        /// Where it stands that a stop was seen, if this told it.
+        observed: Option<Offset>,
     },
     /// Output was taken.
     Published {
@@ -120,13 +133,18 @@ impl Answer {
             Outcome::RunGranted {
                 run_epoch,
                 offset,
+                lease,
                 duplicate,
                 ..
             } => Self::Granted {
                 run_epoch,
                 offset,
+                lease: lease.map(Lease::length),
                 duplicate,
             },
+            Outcome::Renewed {
+                state, observed, ..
+            } => Self::Renewed { state, observed },
             Outcome::Published(published) => {
                 let exact = published.duplicate.filter(|known| known.exact);
                 let inexact = published.duplicate.filter(|known| !known.exact);
@@ -188,23 +206,22 @@ impl Answer {
             Self::Granted {
                 run_epoch,
                 offset,
+                lease,
                 duplicate,
             } => format!(
-                "granted run_epoch={run_epoch} at={offset}{}",
+                "granted run_epoch={run_epoch} at={offset}{}{}",
+                leased(*lease),
                 again(*duplicate)
             ),
+            Self::Renewed { state, observed } => match observed {
+                Some(at) => format!("observed at={at}"),
+                None => format!("renewed {}", state.as_str()),
+            },
             Self::Published {
                 duplicate,
                 through,
                 committed,
-            } => {
-                let known = duplicate.map(|known| format!("duplicate {}", placed(&known)));
-                let bound =
-                    through.map(|(seq, at)| format!("duplicate through seq={seq} by at={at}"));
-                let new = committed.map(|new| format!("committed {}", placed(&new)));
-                let all: Vec<_> = known.into_iter().chain(bound).chain(new).collect();
-                all.join("; ")
-            },
+            } => published(*duplicate, *through, *committed),
             Self::Posted { offset, duplicate } => {
                 format!("posted at={offset}{}", again(*duplicate))
             },
@@ -243,6 +260,28 @@ impl Answer {
 fn back(through: Offset, first: Seq, last: Seq) -> Offset {
     let steps = last.0.saturating_sub(first.0);
     Offset::new(through.get().saturating_sub(steps)).unwrap_or(Offset::ZERO)
+}
+
+fn published(
+    duplicate: Option<Placed>,
+    through: Option<(Seq, Offset)>,
+    committed: Option<Placed>,
+) -> String {
+    let known = duplicate.map(|known| format!("duplicate {}", placed(&known)));
+    let bound = through.map(|(seq, at)| format!("duplicate through seq={seq} by at={at}"));
+    let new = committed.map(|new| format!("committed {}", placed(&new)));
+    let all: Vec<_> = known.into_iter().chain(bound).chain(new).collect();
+    all.join("; ")
+}
+
+/// A lease, unless it is the one of whoever asks for none.
+fn leased(lease: Option<Duration>) -> String {
+    match lease {
+        None => " lease=none".to_owned(),
+        Some(LEASE_DEFAULT) => String::new(),
+        Some(lease) if lease.subsec_millis() == 0 => format!(" lease={}s", lease.as_secs()),
+        Some(lease) => format!(" lease={}ms", lease.as_millis()),
+    }
 }
 
 fn again(duplicate: bool) -> &'static str {
@@ -324,8 +363,17 @@ pub fn event(event: &Event) -> String {
 
 fn body(body: &Body) -> String {
     match body {
-        Body::RunStarted { input: None } | Body::RunClaimed | Body::RunCompleted => String::new(),
-        Body::RunStarted { input: Some(input) } => format!("input={input}"),
+        Body::RunClaimed | Body::RunOrphaned | Body::RunCompleted => String::new(),
+        Body::RunStarted {
+            input: of,
+            parent,
+            meta,
+        } => {
+            let parent = parent.as_ref().map(|parent| format!("parent={parent}"));
+            let meta = meta.as_ref().map(|meta| format!("meta={}", data(meta)));
+            joined([parent, of.as_ref().map(input), meta])
+        },
+        Body::RunEpilogue { data: said } => said.as_ref().map(data).unwrap_or_default(),
         Body::RunFailed { reason } => format!("{reason:?}"),
         Body::RunCancelled { cancel_offset } => format!("cancel_offset={cancel_offset}"),
         Body::MessageStart { message, role } => format!("{message} {}", role.as_str()),
@@ -344,7 +392,39 @@ fn body(body: &Body) -> String {
         } => format!("{message}/{part} @{position} {text:?}"),
         Body::PartEnd { message, part, .. } => format!("{message}/{part}"),
         Body::Input { input, text, .. } => format!("{input} {text:?}"),
-        Body::SignalCancel { run } => run.to_string(),
+        Body::SignalCancel { target, grace_ms } => {
+            let grace = grace_ms.map(|grace| format!("graceful_ms={grace}"));
+            joined([Some(aimed(target)), grace])
+        },
+        Body::SignalObserved { signal_offset } => format!("signal_offset={signal_offset}"),
         Body::App { name, .. } => name.clone(),
     }
+}
+
+/// A target as a command says it.
+fn aimed(target: &Target) -> String {
+    match target {
+        Target::Run(run) => run.to_string(),
+        Target::Subtree(run) => format!("subtree={run}"),
+        Target::Input(of) => input(of),
+        Target::Session => "all".to_owned(),
+    }
+}
+
+fn input(input: &InputRef) -> String {
+    let author = input.author.as_ref();
+    let author = author.map(|author| format!("input_by={author}"));
+    joined([Some(format!("input={}", input.input)), author])
+}
+
+fn data(data: &Data) -> String {
+    match data {
+        Data::Json(text) => text.clone(),
+        Data::Binary(bytes) => format!("{} bytes", bytes.len()),
+    }
+}
+
+fn joined<const N: usize>(words: [Option<String>; N]) -> String {
+    let words: Vec<_> = words.into_iter().flatten().collect();
+    words.join(" ")
 }

@@ -6,6 +6,8 @@
 //! is described in `tests/scenarios/README.md`.
 
 pub mod answer;
+mod draft;
+mod leader;
 pub mod rules;
 pub mod runner;
 pub mod script;

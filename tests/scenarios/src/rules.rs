@@ -4,16 +4,18 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use everwire_core::command::{Batch, Command};
+use everwire_core::command::{Batch, Command, Control, Expire, StartRun};
+use everwire_core::event::Data;
 use everwire_core::row::{HeadRow, Row, RowKey, RowRange, SessionKey};
 use everwire_core::{
-    Code, Cursor, Event, Key, Namespace, Offset, Op, Outcome, ParticipantId, Refusal, RunId, Seq,
+    Code, Cursor, Event, Lease, Namespace, Offset, Op, Outcome, Refusal, RunEpoch, RunId, Seq,
     SessionEpoch, Slot, Timestamp,
 };
 use everwire_rules::resolve::{self, Readable};
 use everwire_rules::{Changes, RULES_VERSION, ShardState, Txn, View, ViewError};
 
 use crate::answer::Answer;
+use crate::leader::Leader;
 use crate::runner::{Need, Subject};
 use crate::step::{Action, Step};
 
@@ -22,12 +24,16 @@ const START: Timestamp = Timestamp(1_700_006_400_000);
 
 const TIMELINE: u32 = 1;
 
+/// The first rules that know leases.
+const RULES_WITH_LEASES: u32 = 2;
+
 /// A shard in memory and the tabs that look at it.
 pub struct Rules {
     rows: Rows,
     logs: BTreeMap<SessionKey, Vec<Event>>,
     state: ShardState,
     now: Timestamp,
+    leader: Leader,
     namespace: Namespace,
     tabs: BTreeMap<String, Tab>,
 }
@@ -39,7 +45,7 @@ struct Tab {
 }
 
 #[derive(Default)]
-struct Rows(BTreeMap<RowKey, Row>);
+pub(crate) struct Rows(pub(crate) BTreeMap<RowKey, Row>);
 
 impl View for Rows {
     fn get(&self, key: &RowKey) -> Result<Option<Row>, ViewError> {
@@ -47,24 +53,9 @@ impl View for Rows {
     }
 
     fn scan(&self, range: RowRange, limit: usize) -> Result<Vec<RowKey>, ViewError> {
-        let (session, first) = match range {
-            RowRange::KeyAges(session) => {
-                let author = ParticipantId::parse("!").expect("the lowest participant");
-                let key = Key::parse("-").expect("the lowest name");
-                (session, RowKey::KeyAge(session, Timestamp(0), author, key))
-            },
-            RowRange::LiveRuns(session) => {
-                let run = RunId::parse("-").expect("the lowest name");
-                (session, RowKey::LiveRun(session, run))
-            },
-        };
-        let inside = |key: &&RowKey| match key {
-            RowKey::KeyAge(of, ..) => matches!(range, RowRange::KeyAges(_)) && *of == session,
-            RowKey::LiveRun(of, _) => matches!(range, RowRange::LiveRuns(_)) && *of == session,
-            _ => false,
-        };
-        let keys = self.0.range(first..).map(|(key, _)| key);
-        Ok(keys.take_while(inside).take(limit).cloned().collect())
+        let keys = self.0.range(range.lowest()..).map(|(key, _)| key);
+        let inside = keys.take_while(|key| range.holds(key));
+        Ok(inside.take(limit).cloned().collect())
     }
 }
 
@@ -74,8 +65,12 @@ impl Default for Rules {
         Self {
             rows: Rows::default(),
             logs: BTreeMap::new(),
-            state: ShardState::default(),
+            state: ShardState {
+                rules_version: RULES_VERSION,
+                ..ShardState::default()
+            },
             now: START,
+            leader: Leader::default(),
             namespace: Namespace::parse("dev").expect("a namespace"),
             tabs: BTreeMap::new(),
         }
@@ -106,9 +101,17 @@ impl Rules {
                 Some((key, _)) => Answer::Events(self.events(key, *from)),
             },
             Action::Advance(time) => {
-                self.now = self.now.plus(*time);
+                let until = self.now.plus(*time);
+                self.meet(until);
+                self.now = until;
                 Answer::Done
             },
+            Action::Expire {
+                run,
+                run_epoch,
+                last,
+            } => self.expire(step, run, *run_epoch, *last),
+            Action::Rules(version) => self.speak(*version),
             Action::Resolve {
                 trimmed,
                 applied,
@@ -128,6 +131,7 @@ impl Rules {
             | Action::Unfreeze
             | Action::Start { .. }
             | Action::Claim { .. }
+            | Action::Heartbeat { .. }
             | Action::Publish { .. }
             | Action::Post { .. }
             | Action::Cancel { .. } => self.command(step),
@@ -135,7 +139,10 @@ impl Rules {
     }
 
     fn command(&mut self, step: &Step) -> Answer {
-        let (op, first_seq) = op(&step.action);
+        let (op, first_seq) = match op(&step.action) {
+            Ok(op) => op,
+            Err(refusal) => return Answer::Refused(refusal),
+        };
         let command = Command {
             namespace: self.namespace.clone(),
             session: step.session.clone(),
@@ -144,23 +151,89 @@ impl Rules {
             session_epoch: step.session_epoch,
             op,
         };
+        let outcomes = self.apply(Vec::new(), vec![command]);
+        let outcome = outcomes.into_iter().next();
+        let outcome = outcome.expect("one command, one outcome");
+        self.notice(step, &outcome);
+        Answer::of(outcome, first_seq)
+    }
+
+    fn apply(&mut self, control: Vec<Control>, commands: Vec<Command>) -> Vec<Outcome> {
         let batch = Batch {
             stamp: self.now,
-            rules_version: RULES_VERSION,
+            rules_version: self.state.rules_version,
             timeline: TIMELINE,
-            control: Vec::new(),
-            commands: vec![command],
+            control,
+            commands,
         };
         let mut txn = Txn::new(&self.rows, self.state);
         let outcomes = txn.apply(batch).expect("rows in memory can be read");
         let changes = txn.finish();
         self.keep(changes);
-        let outcome: Vec<Outcome> = outcomes;
-        let outcome = outcome
-            .into_iter()
-            .next()
-            .expect("one command, one outcome");
-        Answer::of(outcome, first_seq)
+        outcomes
+    }
+
+    /// What a leader takes from an answer: the writer lives, or a session goes on.
+    fn notice(&mut self, step: &Step, outcome: &Outcome) {
+        let lives = match outcome {
+            Outcome::RunGranted { duplicate, .. } => !duplicate,
+            Outcome::Published(published) => published.appended.is_some(),
+            Outcome::Renewed { .. } => true,
+            Outcome::SessionUnfrozen { .. } => {
+                self.meet(self.now);
+                false
+            },
+            _ => false,
+        };
+        let run = match &step.action {
+            Action::Start { run, .. }
+            | Action::Claim { run, .. }
+            | Action::Heartbeat { run, .. }
+            | Action::Publish { run, .. } => run,
+            _ => return,
+        };
+        let key = self.find(step).map(|(key, _)| key);
+        let leases = self.state.rules_version >= RULES_WITH_LEASES;
+        if let (true, true, Some(key)) = (lives, leases, key) {
+            self.leader.heard(key, run.clone(), self.now);
+        }
+    }
+
+    /// Time goes by until then, and the leader asks for what comes due, in order.
+    fn meet(&mut self, until: Timestamp) {
+        while let Some((due, control)) = self.leader.first_due(&self.rows, until) {
+            self.now = self.now.max(due);
+            self.apply(vec![control], Vec::new());
+        }
+    }
+
+    fn expire(&mut self, step: &Step, run: &RunId, run_epoch: RunEpoch, last: Offset) -> Answer {
+        let Some((session, head)) = self.find(step) else {
+            return unknown_session();
+        };
+        let next = head.tail.next();
+        let expire = Expire {
+            session,
+            run: run.clone(),
+            run_epoch,
+            last_offset: last,
+        };
+        self.apply(vec![Control::Expire(expire)], Vec::new());
+        Answer::Events(self.events(session, next))
+    }
+
+    /// A shard that has applied nothing may begin with older rules; later they are only raised.
+    fn speak(&mut self, version: u32) -> Answer {
+        if self.rows.0.is_empty() {
+            self.state.rules_version = version;
+            return Answer::Done;
+        }
+        let before = self.state.rules_version;
+        self.apply(vec![Control::RaiseRules { version }], Vec::new());
+        if before < RULES_WITH_LEASES && self.state.rules_version >= RULES_WITH_LEASES {
+            self.leader.take_office(&self.rows, self.now);
+        }
+        Answer::Done
     }
 
     fn keep(&mut self, changes: Changes) {
@@ -175,6 +248,8 @@ impl Rules {
         }
         for session in changes.erased {
             self.logs.remove(&session);
+            let rows = &mut self.rows.0;
+            rows.retain(|key, _| key.session() != Some(session));
         }
         self.state = changes.state;
     }
@@ -268,13 +343,41 @@ fn answer(answer: resolve::Answer) -> Answer {
     }
 }
 
-/// What the command of a step asks of the rules, and its first seq.
-fn op(action: &Action) -> (Op, Seq) {
+/// What the command of a step asks of the rules, and its first seq. Refuses what a node's door
+/// would: the rules rely on it.
+fn op(action: &Action) -> Result<(Op, Seq), Refusal> {
     let op = match action.clone() {
         Action::Delete => Op::DeleteSession,
         Action::Unfreeze => Op::Unfreeze,
-        Action::Start { run, input, key } => Op::StartRun { run, input, key },
-        Action::Claim { run, key } => Op::ClaimRun { run, key },
+        Action::Start {
+            run,
+            parent,
+            input,
+            lease,
+            meta,
+            key,
+        } => Op::StartRun(StartRun {
+            run,
+            input,
+            parent,
+            lease: lease.map(Lease::new).transpose()?,
+            meta: meta.map(Data::Json),
+            key,
+        }),
+        Action::Claim { run, lease, key } => Op::ClaimRun {
+            run,
+            lease: lease.map(Lease::new).transpose()?,
+            key,
+        },
+        Action::Heartbeat {
+            run,
+            run_epoch,
+            seen,
+        } => Op::Heartbeat {
+            run,
+            run_epoch,
+            observed_through: seen,
+        },
         Action::Publish {
             run,
             run_epoch,
@@ -287,19 +390,19 @@ fn op(action: &Action) -> (Op, Seq) {
                 first_seq,
                 drafts,
             };
-            return (op, first_seq);
+            return Ok((op, first_seq));
         },
         Action::Post { draft, key, source } => Op::Post {
             draft,
             key,
             body_hash: hash(&source),
         },
-        Action::Cancel { run, key } => {
-            let body_hash = hash(run.as_str());
+        Action::Cancel { cancel, key } => {
+            cancel.check_shape()?;
             Op::Cancel {
-                run,
+                body_hash: hash(&format!("{cancel:?}")),
+                cancel,
                 key,
-                body_hash,
             }
         },
         Action::Create
@@ -308,9 +411,11 @@ fn op(action: &Action) -> (Op, Seq) {
         | Action::Drop { .. }
         | Action::Log { .. }
         | Action::Advance(_)
+        | Action::Expire { .. }
+        | Action::Rules(_)
         | Action::Resolve { .. } => Op::CreateSession,
     };
-    (op, Seq::ZERO)
+    Ok((op, Seq::ZERO))
 }
 
 /// Stands for the proposer's hash of a body; only equality matters here.

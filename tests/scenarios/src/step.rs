@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use everwire_core::event::{Body, Data, Draft, MessageStatus, PartKind, Role};
+use everwire_core::row::RunState;
 use everwire_core::{
-    Author, Cursor, InputId, Key, Offset, ParticipantKind, RunEpoch, RunId, Seq, SessionEpoch,
-    SessionName, SessionNo,
+    Author, Cancel, Cursor, Draft, Guard, InputId, InputRef, Key, Offset, ParticipantKind,
+    RunEpoch, RunId, Seq, SessionEpoch, SessionName, SessionNo, Target,
 };
 
+use crate::draft::draft;
 use crate::words::Line;
 
 /// One command of a scenario, ready to be performed.
@@ -35,21 +36,38 @@ pub enum Action {
     Delete,
     /// `unfreeze`.
     Unfreeze,
-    /// `start RUN [input=ID] [key=K]`.
+    /// `start RUN [parent=R] [input=I] [input_by=P] [lease=20s] [meta=JSON] [key=K]`.
     Start {
         /// The run.
         run: RunId,
+        /// The run that it works for.
+        parent: Option<RunId>,
         /// The input that it answers.
-        input: Option<InputId>,
+        input: Option<InputRef>,
+        /// The lease that is asked for, inside its bounds or not.
+        lease: Option<Duration>,
+        /// What the application says about it, as JSON.
+        meta: Option<String>,
         /// The client key.
         key: Option<Key>,
     },
-    /// `claim RUN [key=K]`.
+    /// `claim RUN [lease=20s] [key=K]`.
     Claim {
         /// The run.
         run: RunId,
+        /// As for a start.
+        lease: Option<Duration>,
         /// The client key.
         key: Option<Key>,
+    },
+    /// `heartbeat RUN [epoch=E] [seen=N]`.
+    Heartbeat {
+        /// The run.
+        run: RunId,
+        /// The writer's epoch; 1 unless said.
+        run_epoch: RunEpoch,
+        /// How far the writer has read, if it says so.
+        seen: Option<Offset>,
     },
     /// `publish RUN seq=N [epoch=E] DRAFT | DRAFT …`.
     Publish {
@@ -71,10 +89,11 @@ pub enum Action {
         /// The draft as it was written: subjects without an encoding hash this.
         source: String,
     },
-    /// `cancel RUN key=K`.
+    /// `cancel (RUN | subtree=R | input=I [input_by=P] | all) key=K [graceful=5s] [expect=STATE]
+    /// [as_of=N]`.
     Cancel {
-        /// The run.
-        run: RunId,
+        /// What, and how; inside its bounds or not.
+        cancel: Cancel,
         /// The client key.
         key: Key,
     },
@@ -102,6 +121,18 @@ pub enum Action {
     },
     /// `advance 15s`: needs a clock.
     Advance(Duration),
+    /// `expire RUN [epoch=E] [last=N]`: what a leader asks that has seen no sign of life of this
+    /// epoch behind offset N; needs the function.
+    Expire {
+        /// The run.
+        run: RunId,
+        /// The epoch that was silent.
+        run_epoch: RunEpoch,
+        /// The last offset that the leader saw of it.
+        last: Offset,
+    },
+    /// `rules VERSION`: the rules that the shard speaks from here on; needs the function.
+    Rules(u32),
     /// `resolve trimmed=… applied=… leader=… [cursor=C]`: the attach function by itself, on the
     /// session as it is but for these numbers; needs the function.
     Resolve {
@@ -125,6 +156,7 @@ impl Action {
             | Self::Unfreeze
             | Self::Start { .. }
             | Self::Claim { .. }
+            | Self::Heartbeat { .. }
             | Self::Publish { .. }
             | Self::Post { .. }
             | Self::Cancel { .. } => true,
@@ -133,6 +165,8 @@ impl Action {
             | Self::Drop { .. }
             | Self::Log { .. }
             | Self::Advance(_)
+            | Self::Expire { .. }
+            | Self::Rules(_)
             | Self::Resolve { .. } => false,
         }
     }
@@ -178,7 +212,7 @@ impl Context {
     }
 }
 
-fn offset_of(text: &str) -> Result<Offset, String> {
+pub(crate) fn offset_of(text: &str) -> Result<Offset, String> {
     let number = text.parse().ok().and_then(Offset::new);
     number.ok_or_else(|| format!("{text} is no offset"))
 }
@@ -187,7 +221,10 @@ fn offset_of(text: &str) -> Result<Offset, String> {
 pub fn parse(text: &str, context: &Context) -> Result<Step, String> {
     let mut line = Line::parse(text)?;
     let command = line.take("a command")?;
-    let agent = matches!(command.as_str(), "start" | "claim" | "publish");
+    let agent = matches!(
+        command.as_str(),
+        "start" | "claim" | "heartbeat" | "publish"
+    );
     let by = line.option("by");
     let by = by.unwrap_or_else(|| if agent { "bot" } else { "ann" }.to_owned());
     let session = line.read("session")?;
@@ -207,7 +244,7 @@ pub fn parse(text: &str, context: &Context) -> Result<Step, String> {
     })
 }
 
-fn said(error: impl std::fmt::Display) -> String {
+pub(crate) fn said(error: impl std::fmt::Display) -> String {
     error.to_string()
 }
 
@@ -237,12 +274,21 @@ fn action(command: &str, line: &mut Line, context: &Context) -> Result<Action, S
         "unfreeze" => Action::Unfreeze,
         "start" => Action::Start {
             run: name(line, "a run")?,
-            input: line.read("input")?,
+            parent: line.read("parent")?,
+            input: input(line)?,
+            lease: time(line, "lease")?,
+            meta: line.option("meta"),
             key: line.read("key")?,
         },
         "claim" => Action::Claim {
             run: name(line, "a run")?,
+            lease: time(line, "lease")?,
             key: line.read("key")?,
+        },
+        "heartbeat" => Action::Heartbeat {
+            run: name(line, "a run")?,
+            run_epoch: run_epoch(line)?,
+            seen: offset_if_any(line, "seen")?,
         },
         "publish" => publish(line)?,
         "post" => {
@@ -252,7 +298,7 @@ fn action(command: &str, line: &mut Line, context: &Context) -> Result<Action, S
             Action::Post { draft, key, source }
         },
         "cancel" => Action::Cancel {
-            run: name(line, "a run")?,
+            cancel: cancel(line)?,
             key: line.read("key")?.ok_or("key= is missing")?,
         },
         "attach" => {
@@ -270,6 +316,12 @@ fn action(command: &str, line: &mut Line, context: &Context) -> Result<Action, S
             from: offset(line, "from", 1)?,
         },
         "advance" => Action::Advance(duration(&line.take("a time")?)?),
+        "expire" => Action::Expire {
+            run: name(line, "a run")?,
+            run_epoch: run_epoch(line)?,
+            last: offset(line, "last", 0)?,
+        },
+        "rules" => Action::Rules(name(line, "a version")?),
         "resolve" => Action::Resolve {
             trimmed: offset(line, "trimmed", 0)?,
             applied: offset(line, "applied", 0)?,
@@ -282,7 +334,7 @@ fn action(command: &str, line: &mut Line, context: &Context) -> Result<Action, S
 
 fn publish(line: &mut Line) -> Result<Action, String> {
     let run = name(line, "a run")?;
-    let epoch = line.number("epoch", 1)?;
+    let run_epoch = run_epoch(line)?;
     let first_seq = line.read("seq")?.ok_or("seq= is missing")?;
     let groups = line.take_groups();
     let drafts = groups.into_iter().map(|mut group| {
@@ -292,13 +344,63 @@ fn publish(line: &mut Line) -> Result<Action, String> {
     });
     Ok(Action::Publish {
         run,
-        run_epoch: RunEpoch(u32::try_from(epoch).map_err(said)?),
+        run_epoch,
         first_seq: Seq(first_seq),
         drafts: drafts.collect::<Result<_, String>>()?,
     })
 }
 
-fn name<T>(line: &mut Line, what: &str) -> Result<T, String>
+/// What is to be stopped: a run by its name, `all`, or what an option names.
+fn target(line: &mut Line) -> Result<Target, String> {
+    let subtree = line.read("subtree")?.map(Target::Subtree);
+    let input = input(line)?.map(Target::Input);
+    let named = match line.take_if_any() {
+        None => None,
+        Some(word) if word == "all" => Some(Target::Session),
+        Some(word) => Some(Target::Run(word.parse().map_err(said)?)),
+    };
+    let mut targets = [subtree, input, named].into_iter().flatten();
+    match (targets.next(), targets.next()) {
+        (Some(target), None) => Ok(target),
+        (None, _) => Err("a target is missing".to_owned()),
+        (Some(_), Some(_)) => Err("a cancel has one target".to_owned()),
+    }
+}
+
+fn cancel(line: &mut Line) -> Result<Cancel, String> {
+    let target = target(line)?;
+    let grace = time(line, "graceful")?.map(|time| time.as_millis());
+    let state = line.option("expect").map(|word| {
+        let state = RunState::parse(&word);
+        state.ok_or_else(|| format!("{word} is no state"))
+    });
+    Ok(Cancel {
+        target,
+        grace_ms: grace.map(u32::try_from).transpose().map_err(said)?,
+        guard: Guard {
+            state: state.transpose()?,
+            as_of: offset_if_any(line, "as_of")?,
+        },
+    })
+}
+
+/// `input=I`, and whose it is if `input_by=P` says so.
+fn input(line: &mut Line) -> Result<Option<InputRef>, String> {
+    let input: Option<InputId> = line.read("input")?;
+    let author = line.read("input_by")?;
+    match (input, author) {
+        (Some(input), author) => Ok(Some(InputRef { input, author })),
+        (None, None) => Ok(None),
+        (None, Some(_)) => Err("input_by= of which input?".to_owned()),
+    }
+}
+
+fn run_epoch(line: &mut Line) -> Result<RunEpoch, String> {
+    let epoch = line.number("epoch", 1)?;
+    Ok(RunEpoch(u32::try_from(epoch).map_err(said)?))
+}
+
+pub(crate) fn name<T>(line: &mut Line, what: &str) -> Result<T, String>
 where
     T: std::str::FromStr<Err: std::fmt::Display>,
 {
@@ -308,6 +410,16 @@ where
 fn offset(line: &mut Line, option: &str, default: u64) -> Result<Offset, String> {
     let number = line.number(option, default)?;
     Offset::new(number).ok_or_else(|| format!("{option}={number} is no offset"))
+}
+
+fn offset_if_any(line: &mut Line, option: &str) -> Result<Option<Offset>, String> {
+    let text = line.option(option);
+    text.map(|text| offset_of(&text)).transpose()
+}
+
+fn time(line: &mut Line, option: &str) -> Result<Option<Duration>, String> {
+    let text = line.option(option);
+    text.map(|text| duration(&text)).transpose()
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
@@ -321,67 +433,4 @@ fn duration(text: &str) -> Result<Duration, String> {
         "h" => Duration::from_secs(3_600 * number),
         _ => return Err(format!("{text}: say ms, s, m or h")),
     })
-}
-
-/// One draft: its kind, then what the kind needs.
-fn draft(line: &mut Line) -> Result<Draft, String> {
-    let kind = line.take("a kind")?;
-    let body = match kind.as_str() {
-        "message.start" => Body::MessageStart {
-            message: name(line, "a message")?,
-            role: word(line, Role::parse, Role::Assistant)?,
-        },
-        "message.end" => Body::MessageEnd {
-            message: name(line, "a message")?,
-            status: word(line, MessageStatus::parse, MessageStatus::Complete)?,
-        },
-        "part.start" => Body::PartStart {
-            message: name(line, "a message")?,
-            part: name(line, "a part")?,
-            kind: word(line, PartKind::parse, PartKind::Text)?,
-            name: None,
-            data: None,
-        },
-        "part.delta" => Body::PartDelta {
-            message: name(line, "a message")?,
-            part: name(line, "a part")?,
-            position: 0,
-            text: line.take("a text")?,
-        },
-        "part.end" => Body::PartEnd {
-            message: name(line, "a message")?,
-            part: name(line, "a part")?,
-            data: None,
-        },
-        "app" => Body::App {
-            name: line.take("a name")?,
-            data: line.take_if_any().map(Data::Json),
-        },
-        "input" => Body::Input {
-            input: name(line, "an input")?,
-            text: line.take("a text")?,
-            data: None,
-        },
-        "run.completed" => Body::RunCompleted,
-        "run.failed" => Body::RunFailed {
-            reason: line.take_if_any().unwrap_or_default(),
-        },
-        "run.started" => Body::RunStarted { input: None },
-        "run.claimed" => Body::RunClaimed,
-        "run.cancelled" => Body::RunCancelled {
-            cancel_offset: Offset::ZERO,
-        },
-        "signal.cancel" => Body::SignalCancel {
-            run: name(line, "a run")?,
-        },
-        other => return Err(format!("{other} is no kind")),
-    };
-    Ok(Draft::new(body))
-}
-
-fn word<T>(line: &mut Line, parse: fn(&str) -> Option<T>, default: T) -> Result<T, String> {
-    match line.take_if_any() {
-        None => Ok(default),
-        Some(text) => parse(&text).ok_or_else(|| format!("{text} is not known here")),
-    }
 }

@@ -54,12 +54,19 @@ fn rules() -> BTreeMap<String, Option<String>> {
     rules.collect()
 }
 
-/// The first word of each answer of an expectation: `duplicate …; committed …` has two.
+/// The first word of each answer of an expectation: `duplicate …; committed …` has two. Of an
+/// event it is the kind.
 fn words(expected: &[String]) -> Vec<&str> {
     let answers = expected.iter().flat_map(|line| line.split("; "));
+    let is_word = |word: &&str| word.parse::<u64>().is_err();
     answers
-        .filter_map(|answer| answer.split(' ').next())
+        .filter_map(|answer| answer.split(' ').find(is_word))
         .collect()
+}
+
+/// Whether time alone does something here: what it did is what the next command answers.
+fn passes_time(command: &str) -> bool {
+    command.starts_with("advance ")
 }
 
 fn answers() -> Vec<String> {
@@ -87,7 +94,7 @@ fn every_file_says_what_it_is_about() {
 #[test]
 fn every_rule_of_the_page_is_shown_with_its_answer() {
     let rules = rules();
-    assert!(rules.len() > 60, "the page has {} rules", rules.len());
+    assert!(rules.len() > 120, "the page has {} rules", rules.len());
     let mut shown = BTreeSet::new();
     for script in Script::all().expect("scenario files") {
         let mut tag = None;
@@ -103,6 +110,7 @@ fn every_rule_of_the_page_is_shown_with_its_answer() {
                         tag = Some(name.to_owned());
                     }
                 },
+                Entry::Command { text, .. } if passes_time(text) => {},
                 Entry::Command { text, expected, .. } => {
                     let Some(name) = tag.take() else { continue };
                     if let Some(word) = rules.get(&name).expect("checked above") {

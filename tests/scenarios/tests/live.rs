@@ -2,15 +2,20 @@
 //! and, as its last line, `N passed, N failed`. What only the rules alone can give (a clock, the
 //! attach function) is skipped, loudly.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use everwire_core::command::CancelOutcome;
 use everwire_core::grant::Capability;
+use everwire_core::limits::SHARDS_DEFAULT;
 use everwire_core::row::RunState;
-use everwire_core::{Code, Cursor, Draft, Event, Key, Offset, Refusal, RunEpoch, RunId, Seq};
+use everwire_core::{
+    Cancel, Code, Cursor, Draft, Event, Key, Namespace, Offset, ParticipantKind, Refusal, RunEpoch,
+    RunId, Seq, SessionName, ShardId, Slot,
+};
+use everwire_proto::control::HoldsCancel;
 use everwire_proto::refusal::from_status;
 use everwire_proto::v1;
 use everwire_scenarios::answer::Placed;
@@ -69,11 +74,13 @@ impl Subject for Live {
             Action::Create => call.create().await,
             Action::Delete => call.delete().await,
             Action::Unfreeze => call.unfreeze().await,
-            Action::Start { run, input, key } => {
-                let input = input.as_ref().map(ToString::to_string);
-                call.start(run, input, key.as_ref()).await
-            },
-            Action::Claim { run, key } => call.claim(run, key.as_ref()).await,
+            Action::Start { .. } => call.start(&step.action).await,
+            Action::Claim { run, lease, key } => call.claim(run, *lease, key.as_ref()).await,
+            Action::Heartbeat {
+                run,
+                run_epoch,
+                seen,
+            } => call.heartbeat(run, *run_epoch, *seen).await,
             Action::Publish {
                 run,
                 run_epoch,
@@ -81,7 +88,7 @@ impl Subject for Live {
                 drafts,
             } => call.publish(run, *run_epoch, *first_seq, drafts).await,
             Action::Post { draft, key, .. } => call.post(draft, key.as_ref()).await,
-            Action::Cancel { run, key } => call.cancel(run, key).await,
+            Action::Cancel { cancel, key } => call.cancel(cancel, key).await,
             Action::Attach { tab, cursor } => self.attach(&call, tab, *cursor).await,
             Action::Read { tab } => self.read(&call, tab).await,
             Action::Drop { tab } => {
@@ -89,9 +96,10 @@ impl Subject for Live {
                 Ok(Answer::Done)
             },
             Action::Log { from } => call.log(*from).await,
-            Action::Advance(_) | Action::Resolve { .. } => {
-                Err(Status::unimplemented("not offered"))
-            },
+            Action::Advance(_)
+            | Action::Expire { .. }
+            | Action::Rules(_)
+            | Action::Resolve { .. } => Err(Status::unimplemented("not offered")),
         };
         answer.unwrap_or_else(|status| Answer::Refused(from_status(&status)))
     }
@@ -247,39 +255,99 @@ impl Call {
         Ok(offset(shown.into_inner().tail))
     }
 
-    async fn start(
-        &self,
-        run: &RunId,
-        input: Option<String>,
-        key: Option<&Key>,
-    ) -> Result<Answer, Status> {
+    async fn start(&self, action: &Action) -> Result<Answer, Status> {
+        let Action::Start {
+            run,
+            parent,
+            input,
+            lease,
+            meta,
+            key,
+        } = action
+        else {
+            return Err(Status::internal("it is no start"));
+        };
+        let id = input.as_ref().map(|input| &input.input);
+        let author = input.as_ref().and_then(|input| input.author.as_ref());
+        let meta = meta.clone().map(v1::data::Data::Json);
         let request = self.with(v1::StartRequest {
             session: self.session.clone(),
             run: run.to_string(),
-            input: input.unwrap_or_default(),
-            key: text(key),
+            input: text(id),
+            key: text(key.as_ref()),
+            input_by: text(author),
+            parent: text(parent.as_ref()),
+            lease_ms: millis(*lease),
+            meta: meta.map(|data| v1::Data { data: Some(data) }),
         });
         let answer = RunsClient::new(self.channel.clone()).start(request).await?;
         let granted = answer.into_inner();
         Ok(Answer::Granted {
             run_epoch: RunEpoch(granted.run_epoch),
             offset: offset(granted.offset),
+            lease: lease_of(granted.lease_ms),
             duplicate: granted.duplicate,
         })
     }
 
-    async fn claim(&self, run: &RunId, key: Option<&Key>) -> Result<Answer, Status> {
+    async fn until_leases_are_granted(&self) {
+        for number in 0_u32.. {
+            let start = Action::Start {
+                run: RunId::parse(&format!("r{number}")).expect("a name"),
+                parent: None,
+                input: None,
+                lease: None,
+                meta: None,
+                key: None,
+            };
+            match self.start(&start).await {
+                Ok(Answer::Granted { lease: Some(_), .. }) => return,
+                _ => tokio::time::sleep(Duration::from_millis(50)).await,
+            }
+        }
+    }
+
+    async fn claim(
+        &self,
+        run: &RunId,
+        lease: Option<Duration>,
+        key: Option<&Key>,
+    ) -> Result<Answer, Status> {
         let request = self.with(v1::ClaimRequest {
             session: self.session.clone(),
             run: run.to_string(),
             key: text(key),
+            lease_ms: millis(lease),
         });
         let answer = RunsClient::new(self.channel.clone()).claim(request).await?;
         let granted = answer.into_inner();
         Ok(Answer::Granted {
             run_epoch: RunEpoch(granted.run_epoch),
             offset: offset(granted.offset),
+            lease: lease_of(granted.lease_ms),
             duplicate: granted.duplicate,
+        })
+    }
+
+    async fn heartbeat(
+        &self,
+        run: &RunId,
+        run_epoch: RunEpoch,
+        seen: Option<Offset>,
+    ) -> Result<Answer, Status> {
+        let request = self.with(v1::HeartbeatRequest {
+            session: self.session.clone(),
+            run: run.to_string(),
+            run_epoch: run_epoch.0,
+            observed_through: seen.map(Offset::get),
+            session_epoch: self.session_epoch.clone(),
+        });
+        let mut client = RunsClient::new(self.channel.clone());
+        let renewed = client.heartbeat(request).await?.into_inner();
+        let state = RunState::parse(&renewed.state);
+        Ok(Answer::Renewed {
+            state: state.ok_or_else(|| Status::internal("an unknown state"))?,
+            observed: renewed.observed.map(offset),
         })
     }
 
@@ -342,14 +410,15 @@ impl Call {
         })
     }
 
-    async fn cancel(&self, run: &RunId, key: &Key) -> Result<Answer, Status> {
-        let request = self.with(v1::CancelRequest {
+    async fn cancel(&self, cancel: &Cancel, key: &Key) -> Result<Answer, Status> {
+        let mut request = v1::CancelRequest {
             session: self.session.clone(),
-            run: run.to_string(),
             key: key.to_string(),
-        });
+            ..v1::CancelRequest::default()
+        };
+        request.put_cancel(cancel);
         let mut client = SignalsClient::new(self.channel.clone());
-        let answer = client.cancel(request).await?.into_inner();
+        let answer = client.cancel(self.with(request)).await?.into_inner();
         let missing = |what: &'static str| move || Status::internal(what);
         let at = answer.offset.map(offset).ok_or_else(missing("no offset"));
         let outcome = match answer.outcome.as_str() {
@@ -394,8 +463,17 @@ impl Call {
     }
 }
 
-fn text(key: Option<&Key>) -> String {
-    key.map(ToString::to_string).unwrap_or_default()
+fn text(name: Option<&impl ToString>) -> String {
+    name.map(ToString::to_string).unwrap_or_default()
+}
+
+fn millis(time: Option<Duration>) -> u32 {
+    let millis = time.unwrap_or_default().as_millis();
+    u32::try_from(millis).expect("times of files fit the wire")
+}
+
+fn lease_of(millis: u32) -> Option<Duration> {
+    (millis > 0).then(|| Duration::from_millis(millis.into()))
 }
 
 fn offset(number: u64) -> Offset {
@@ -406,6 +484,33 @@ fn read_events(events: Vec<v1::Event>) -> Result<Vec<Event>, Status> {
     let read = events.into_iter().map(Event::try_from);
     read.collect::<Result<_, Refusal>>()
         .map_err(|refusal| Status::internal(refusal.message))
+}
+
+/// A shard speaks the first rules until its members have said what they know. Waits until each
+/// grants leases.
+async fn until_the_rules_are_raised(channel: &Channel, data: &Path) {
+    let rights = tokens::everything();
+    let claims = tokens::claims("bot", ParticipantKind::Agent, &[("*", &rights)]);
+    let namespace = Namespace::parse("dev").expect("a namespace");
+    let mut call = Call {
+        channel: channel.clone(),
+        token: tokens::mint(data, &claims),
+        session: String::new(),
+        session_epoch: String::new(),
+    };
+    let mut raised = BTreeSet::new();
+    for number in 0_u32.. {
+        if raised.len() == usize::try_from(SHARDS_DEFAULT).expect("a few") {
+            break;
+        }
+        call.session = format!("raised.{number}");
+        let name = SessionName::parse(&call.session).expect("a name");
+        let shard = ShardId::holding(Slot::of(&namespace, &name), SHARDS_DEFAULT);
+        if raised.insert(shard) {
+            let waits = tokio::time::timeout(WITHIN, call.until_leases_are_granted());
+            waits.await.expect("the rules of every shard are raised");
+        }
+    }
 }
 
 /// How the files went.
@@ -426,6 +531,7 @@ async fn all(scripts: Vec<Script>, data: &Path) -> Count {
     }
     let server = Server::dev(data).await;
     let channel = grpc::channel(&server.grpc).await;
+    until_the_rules_are_raised(&channel, data).await;
     let mut count = Count::default();
     for script in scripts {
         let mut live = Live {

@@ -193,7 +193,12 @@ impl Cluster {
 
     /// Starts an edge at `addr` before all nodes; port 0 picks one.
     pub async fn edge(&self, addr: &str) -> Server {
-        self.edge_starting(addr).ready().await
+        self.edge_with(addr, &[]).await
+    }
+
+    /// The same with environment of its own.
+    pub async fn edge_with(&self, addr: &str, env: &[(&str, &str)]) -> Server {
+        self.edge_starting(addr, env).ready().await
     }
 
     /// Two edges at addresses of their own, to which they come back.
@@ -202,7 +207,7 @@ impl Cluster {
         [self.edge(&first).await, self.edge(&second).await]
     }
 
-    fn edge_starting(&self, addr: &str) -> Starting {
+    fn edge_starting(&self, addr: &str, env: &[(&str, &str)]) -> Starting {
         let (token, key) = (self.path("edge.token"), self.path("auth.key.pub"));
         let nodes = self.addrs().join(",");
         let args = [
@@ -218,7 +223,7 @@ impl Cluster {
             "--auth-key",
             text(&key),
         ];
-        Starting::spawn(&self.path("edge"), &args, &[])
+        Starting::spawn(&self.path("edge"), &args, env)
     }
 
     /// A client of all nodes.

@@ -16,6 +16,7 @@ pub mod grpc;
 pub mod http;
 pub mod lines;
 pub mod machine;
+pub mod metrics;
 pub mod network;
 pub mod process;
 pub mod proxy;
@@ -48,10 +49,15 @@ pub fn root() -> PathBuf {
         .to_owned()
 }
 
-/// The `everwire` binary of this build: it lies beside the tests.
+/// The `everwire` binary of this build: it lies beside the program that runs, or above it if that
+/// is a test.
 pub fn everwire() -> PathBuf {
-    let test = std::env::current_exe().expect("a test has a path");
-    let folder = test.ancestors().nth(2).expect("…/debug/deps/test");
+    let program = std::env::current_exe().expect("a program has a path");
+    let folder = program.parent().expect("…/debug or …/debug/deps");
+    let folder = match folder.ends_with("deps") {
+        true => folder.parent().expect("…/debug"),
+        false => folder,
+    };
     let binary = folder.join("everwire");
     assert!(
         binary.exists(),

@@ -17,8 +17,11 @@ use tokio::process::{Child, ChildStdout, Command};
 
 use crate::everwire;
 
-/// Longest wait for a server to be ready or to stop.
+/// Longest wait for a server to stop.
 const WITHIN: Duration = Duration::from_secs(60);
+/// Longest wait for a server to be ready. A node with an empty disk is that when it has got, two
+/// shards at a time, all that its predecessor held.
+const READY_WITHIN: Duration = Duration::from_secs(180);
 
 /// A running `everwire dev`, `node` or `edge`. Ended with SIGKILL when dropped.
 pub struct Server {
@@ -72,6 +75,11 @@ impl Server {
     /// Sends a signal.
     pub fn signal(&self, signal: Signal) {
         kill(self.pid(), signal).expect("it runs");
+    }
+
+    /// Whether it has ended by itself.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().expect("it was started").is_some()
     }
 
     /// SIGKILL, and waits until it is gone.
@@ -133,36 +141,35 @@ impl Starting {
     }
 
     /// Waits until it serves; fails when it ends before, or takes too long.
-    pub async fn ready(mut self) -> Server {
-        let line = tokio::time::timeout(WITHIN, self.lines.next_line()).await;
-        let said = || std::fs::read_to_string(&self.log).unwrap_or_default();
+    pub async fn ready(self) -> Server {
+        let log = self.log.clone();
+        self.ready_unless_ended().await.unwrap_or_else(|| {
+            let said = std::fs::read_to_string(&log).unwrap_or_default();
+            panic!("{} ended before it was ready:\n{said}", log.display())
+        })
+    }
+
+    /// The same; `None` when it ended before.
+    pub async fn ready_unless_ended(mut self) -> Option<Server> {
+        let line = tokio::time::timeout(READY_WITHIN, self.lines.next_line()).await;
         let Ok(line) = line else {
-            panic!(
-                "{} had no ready line in time:\n{}",
-                self.log.display(),
-                said()
-            );
+            let said = std::fs::read_to_string(&self.log).unwrap_or_default();
+            panic!("{} had no ready line in time:\n{said}", self.log.display());
         };
-        let Some(line) = line.expect("readable stdout") else {
-            panic!(
-                "{} ended before it was ready:\n{}",
-                self.log.display(),
-                said()
-            );
-        };
+        let line = line.expect("readable stdout")?;
         let ready: Value = serde_json::from_str(&line).expect("the ready line is JSON");
         assert_eq!(ready.get("ready"), Some(&Value::Bool(true)), "{line}");
         let addr = |key: &str| {
             let text = ready.get(key).and_then(Value::as_str);
             text.unwrap_or_default().to_owned()
         };
-        Server {
+        Some(Server {
             grpc: addr("grpc"),
             http: addr("http"),
             admin: addr("admin"),
             log: self.log,
             child: self.child,
-        }
+        })
     }
 
     /// Waits until it ends without ever having been ready: its exit code, and what it said.

@@ -10,6 +10,7 @@ use everwire_proto::frame::{
 };
 use everwire_proto::token::Bearer;
 use futures_util::{SinkExt, StreamExt};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::http::{HeaderValue, header};
@@ -21,9 +22,10 @@ pub const WITHIN: Duration = Duration::from_secs(30);
 /// Longest wait for what a test waits for.
 pub const READ_WITHIN: Duration = Duration::from_secs(90);
 
-/// A tab that follows one session, and remembers what it saw.
-pub struct Tab {
-    socket: WebSocketStream<TcpStream>,
+/// A tab that follows one session, and remembers what it saw. On TCP, or on whatever else
+/// carries bytes.
+pub struct Tab<S = TcpStream> {
+    socket: WebSocketStream<S>,
     subprotocol: Subprotocol,
     /// The session.
     pub session: SessionName,
@@ -55,6 +57,36 @@ impl Tab {
     ) -> Result<Self, String> {
         let stream = TcpStream::connect(addr).await;
         let stream = stream.map_err(|error| format!("the edge does not listen: {error}"))?;
+        Self::over(stream, addr, token, subprotocol).await
+    }
+
+    /// Opens and attaches in JSON, making the session if need be.
+    pub async fn attached(
+        addr: &str,
+        token: &str,
+        session: &SessionName,
+        cursor: Option<Cursor>,
+    ) -> Self {
+        let mut tab = Self::open(addr, token, Subprotocol::Json).await;
+        let answer = tab.attach(session, cursor, true).await.expect("attached");
+        assert!(matches!(answer, AttachAnswer::Resumed { .. }), "{answer:?}");
+        tab
+    }
+
+    /// Vanishes with a TCP reset.
+    pub fn reset(self) {
+        let _ = self.socket.get_ref().set_zero_linger();
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Tab<S> {
+    /// Authenticates on a connection to `addr` that is open already.
+    pub async fn over(
+        stream: S,
+        addr: &str,
+        token: &str,
+        subprotocol: Subprotocol,
+    ) -> Result<Self, String> {
         let url = format!("ws://{addr}/v1/ws");
         let mut request = url.into_client_request().expect("a good address");
         let name = HeaderValue::from_static(match subprotocol {
@@ -85,19 +117,6 @@ impl Tab {
             ServerFrame::Welcome { .. } => Ok(tab),
             other => Err(format!("{other:?}")),
         }
-    }
-
-    /// Opens and attaches in JSON, making the session if need be.
-    pub async fn attached(
-        addr: &str,
-        token: &str,
-        session: &SessionName,
-        cursor: Option<Cursor>,
-    ) -> Self {
-        let mut tab = Self::open(addr, token, Subprotocol::Json).await;
-        let answer = tab.attach(session, cursor, true).await.expect("attached");
-        assert!(matches!(answer, AttachAnswer::Resumed { .. }), "{answer:?}");
-        tab
     }
 
     /// Attaches; the answer, or the refusal.
@@ -188,7 +207,11 @@ impl Tab {
     pub async fn cancel(&mut self, run: &RunId, key: Key) -> Result<CancelOutcome, Refusal> {
         let (session, run) = (self.session.clone(), run.clone());
         match self
-            .request(ClientFrame::Cancel { session, run, key })
+            .request(ClientFrame::Cancel {
+                session,
+                cancel: everwire_core::Cancel::run(run),
+                key,
+            })
             .await
         {
             ServerFrame::Outcome { outcome, .. } => Ok(outcome),
@@ -273,17 +296,13 @@ impl Tab {
         let _ = self.socket.close(None).await;
     }
 
-    /// Vanishes with a TCP reset.
-    pub fn reset(self) {
-        let _ = self.socket.get_ref().set_zero_linger();
-    }
-
     async fn request(&mut self, frame: ClientFrame) -> ServerFrame {
         let answer = self.try_request(frame).await;
         answer.unwrap_or_else(|why| panic!("{why}"))
     }
 
-    async fn try_request(&mut self, frame: ClientFrame) -> Result<ServerFrame, String> {
+    /// Sends a frame and waits for its answer; the error says what happened instead.
+    pub async fn try_request(&mut self, frame: ClientFrame) -> Result<ServerFrame, String> {
         self.requests += 1;
         let id = format!("request-{}", self.requests);
         let message = self.message(&id, &frame);

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use everwire_core::limits::{ANSWER_LATE_AFTER, ATTEMPT_WITHIN, HEARTBEAT_LOST_AFTER};
+use everwire_core::limits::{
+    ANSWER_LATE_AFTER, ATTEMPT_WITHIN, HEARTBEAT_LOST_AFTER, LEASE_DEFAULT,
+};
 use everwire_core::{Code, Refusal, Seq};
 use everwire_proto::field;
 use everwire_proto::refusal::from_error;
@@ -11,6 +13,7 @@ use everwire_proto::v1;
 use everwire_proto::v1::publish_client::PublishClient;
 use everwire_proto::v1::publish_stream_request::Message as Request;
 use everwire_proto::v1::publish_stream_response::Message as Response;
+use everwire_proto::v1::runs_client::RunsClient;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tokio_stream::wrappers::ReceiverStream;
@@ -30,12 +33,16 @@ use crate::wire;
 const REQUESTS_READY_MAX: usize = 2;
 /// A stream that lived for so long was a good one: the next pause is short again.
 const GOOD_AFTER: Duration = Duration::from_secs(5);
+/// Signs of life in one lease: two may be lost.
+const BEATS_PER_LEASE: u32 = 3;
 
 /// Runs until the run is over for this writer or its handle is dropped.
 pub(super) async fn run(shared: Arc<Shared>, caller: Caller) {
     let stop = shared.stop.clone();
     let grant = shared.target.grant;
+    let lease = grant.map_or(LEASE_DEFAULT, |grant| grant.lease.unwrap_or(LEASE_DEFAULT));
     let driver = Driver {
+        beat_every: lease / BEATS_PER_LEASE,
         session_epoch: grant.map(|grant| grant.session_epoch.to_string()),
         route: Route::new(
             &caller.connections,
@@ -51,6 +58,8 @@ pub(super) async fn run(shared: Arc<Shared>, caller: Caller) {
 
 struct Driver {
     shared: Arc<Shared>,
+    /// A writer that has sent nothing for so long says that it lives.
+    beat_every: Duration,
     /// The history that is written: as granted, else as first opened.
     session_epoch: Option<String>,
     caller: Caller,
@@ -75,14 +84,44 @@ enum Flow {
 
 impl Driver {
     async fn run(mut self) {
-        loop {
-            let Err(failure) = self.stream().await else {
-                return;
-            };
+        while let Err(failure) = self.stream().await {
             if let Some(refusal) = self.after(failure).await {
-                return self.shared.end(&refusal);
+                self.shared.end(&refusal);
+                break;
             }
         }
+        self.observed();
+    }
+
+    /// Tells the session that its stop was seen here. Goes on when the handle is dropped, which
+    /// is what many writers do at once.
+    fn observed(self) {
+        let window = self.shared.window();
+        let stopped = window.refused().and_then(|refusal| match refusal.code {
+            Code::RunFenced => refusal.details.cancel_offset,
+            _ => None,
+        });
+        drop(window);
+        let Some(cancel_offset) = stopped else { return };
+        let target = &self.shared.target;
+        let request = v1::HeartbeatRequest {
+            session: target.session.to_string(),
+            run: target.run.to_string(),
+            run_epoch: target.run_epoch.0,
+            observed_through: Some(cancel_offset.get()),
+            session_epoch: self.session_epoch.clone().unwrap_or_default(),
+        };
+        let aim = Aim::Writes(target.session.clone());
+        let caller = self.caller.clone();
+        tokio::spawn(async move {
+            let call =
+                |channel, request| async move { RunsClient::new(channel).heartbeat(request).await };
+            let told = caller.unary(Lane::Data, aim, request, call).await;
+            if let Err(refusal) = told {
+                // Another writer of this run has told it, or nobody listens any more.
+                debug!(%refusal, "that a stop was seen was not noted");
+            }
+        });
     }
 
     /// Decides what follows a failure; `Some` is the end.
@@ -180,6 +219,7 @@ impl Driver {
     /// Sends what may be sent and takes what is answered.
     async fn pump(&mut self, open: &mut Open) -> Result<(), Failure> {
         let mut heard = Instant::now();
+        let mut lived = heard;
         let mut paused: Option<Instant> = None;
         let requests = open.requests.clone();
         let (route, connections) = (self.route.clone(), Arc::clone(&self.caller.connections));
@@ -216,6 +256,7 @@ impl Driver {
                     let batch = self.shared.window().next_batch();
                     if let Some(batch) = batch {
                         permit.send(request(Request::Batch(batch)));
+                        lived = Instant::now();
                     }
                     if !waiting {
                         heard = Instant::now();
@@ -223,6 +264,13 @@ impl Driver {
                 },
                 () = self.shared.work.notified() => {},
                 () = superseded.as_mut() => return Err(Failure::superseded()),
+                () = sleep_until(lived + self.beat_every) => {
+                    lived = Instant::now();
+                    // A stream that takes nothing more says why by itself.
+                    let _ = requests.try_send(request(Request::Heartbeat(v1::PublishHeartbeat {
+                        observed_through: None,
+                    })));
+                },
                 () = sleep_until(late), if waiting && !doubted => {
                     connections.doubt(route.address());
                     doubted = true;

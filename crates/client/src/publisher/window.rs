@@ -418,12 +418,16 @@ fn envelope_bytes(draft: &Draft) -> usize {
         | Body::PartDelta { message, part, .. }
         | Body::PartEnd { message, part, .. } => message.as_str().len() + part.as_str().len(),
         Body::Input { input, .. } => input.as_str().len(),
-        Body::RunStarted { input } => input.as_ref().map_or(0, |input| input.as_str().len()),
-        Body::SignalCancel { run } => run.as_str().len(),
-        Body::RunClaimed
+        // No writer sends the others; the server refuses them.
+        Body::RunStarted { .. }
+        | Body::RunClaimed
+        | Body::RunOrphaned
         | Body::RunCompleted
         | Body::RunFailed { .. }
         | Body::RunCancelled { .. }
+        | Body::RunEpilogue { .. }
+        | Body::SignalCancel { .. }
+        | Body::SignalObserved { .. }
         | Body::App { .. } => 0,
     };
     let parent = draft

@@ -81,6 +81,12 @@ pub(crate) struct State {
     pub(crate) fence: Option<Refusal>,
     pub(crate) streams: u64,
     pub(crate) batches: u64,
+    /// The lease that is granted; 0 for none.
+    pub(crate) lease_ms: u32,
+    /// Signs of life on publish streams.
+    pub(crate) beats: u64,
+    /// What writers said that they have seen.
+    pub(crate) observed: Vec<u64>,
 }
 
 #[derive(Default)]
@@ -152,6 +158,9 @@ fn empty() -> State {
         credit: 256 << 10,
         fence: None,
         streams: 0,
+        lease_ms: 0,
+        beats: 0,
+        observed: Vec::new(),
         batches: 0,
     }
 }

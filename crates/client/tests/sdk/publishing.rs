@@ -287,6 +287,44 @@ fn a_claimed_run_ends_the_old_writer_and_begins_a_new_one() {
 }
 
 #[test]
+fn a_writer_that_has_nothing_to_say_says_that_it_lives() {
+    paused(async {
+        let net = net();
+        let node = node::start(&net, "a:1", 1);
+        node.state().lease_ms = 30_000;
+        let client = client(&net, &["a:1"], 1);
+        let publisher = client.start_run(&session(), run_id(), None).await.unwrap();
+        let lease = publisher.grant().unwrap().lease;
+        assert_eq!(lease, Some(Duration::from_secs(30)));
+        tokio::time::sleep(Duration::from_secs(61)).await;
+        assert_eq!(node.state().beats, 6, "three in each lease");
+        // Batches are signs of life themselves.
+        for number in 0..60 {
+            publisher.send(vec![draft(number, 1)]).await.unwrap();
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        assert_eq!(node.state().beats, 6);
+        drop(publisher);
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert_eq!(node.state().beats, 6, "nobody lives for whoever is gone");
+    });
+}
+
+#[test]
+fn a_stop_that_was_seen_is_told_though_the_writer_leaves() {
+    paused(async {
+        let (node, publisher) = started(1).await;
+        let stopped = publisher.refused();
+        node.state().fence = Some(fenced_at(9));
+        node.stopped.notify_waiters();
+        assert_eq!(stopped.await, fenced_at(9));
+        drop(publisher);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(node.state().observed, [9]);
+    });
+}
+
+#[test]
 fn dropping_a_publisher_is_no_signal() {
     paused(async {
         let (node, publisher) = started(1).await;

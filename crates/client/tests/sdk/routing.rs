@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use everwire_client::{Client, Publisher, SubscribeOptions, SubscriberEvent};
 use everwire_core::grant::Claims;
+use everwire_core::limits::SUPERSEDED_GRACE;
 use everwire_core::{
     Body, Code, Details, Draft, Namespace, ParticipantId, ParticipantKind, Refusal, ShardId, Slot,
     Timestamp,
@@ -322,6 +323,36 @@ fn a_dead_leader_costs_a_writer_hardly_more_than_the_election() {
             assert!(world.writes()[2] >= 1, "the new leader is written to");
         }
         assert!(worst <= Duration::from_millis(730), "{worst:?}");
+    });
+}
+
+/// A follower may hold a writer back until it knows a leader, and learn of it last. The attempts
+/// that failed before say nothing of who is elected: it is gone to without another pause.
+#[test]
+fn a_writer_that_is_held_back_goes_to_whoever_is_elected_at_once() {
+    paused(async {
+        let mut worst = Duration::ZERO;
+        for seed in 0..20 {
+            let world = World::new();
+            let client = world.client(&ADDRS, seed);
+            let publisher = client.start_run(&session(), run_id(), None).await.unwrap();
+            let writing = tokio::spawn(write(publisher, Instant::now() + Duration::from_secs(8)));
+            sleep(Duration::from_millis(500)).await;
+            world.leaderless(&[1, 3]);
+            world.tell(&[1, 3], 0, 6);
+            world.net.close(ADDRS[1]);
+            sleep(Duration::from_millis(700)).await;
+            world.refuse(1, None);
+            world.node(1).holds.store(true, Ordering::Relaxed);
+            sleep(Duration::from_millis(200)).await;
+            world.elected(3, 6, &[3]);
+            world.tell(&[1], 3, 6);
+            worst = worst.max(longest_gap(&writing.await.unwrap()));
+            check_log(&world);
+        }
+        // The election, and the time for answers that are under way.
+        let bound = Duration::from_millis(900) + SUPERSEDED_GRACE;
+        assert!(worst <= bound + Duration::from_millis(30), "{worst:?}");
     });
 }
 

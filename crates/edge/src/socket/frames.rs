@@ -47,9 +47,13 @@ impl Socket {
                 draft,
                 key,
             } => self.ask(id, session, Ask::Post { draft, key }, bytes.len()),
-            ClientFrame::Cancel { session, run, key } => {
+            ClientFrame::Cancel {
+                session,
+                cancel,
+                key,
+            } => {
                 let key = Some(key);
-                self.ask(id, session, Ask::Cancel { run, key }, bytes.len());
+                self.ask(id, session, Ask::Cancel { cancel, key }, bytes.len());
             },
         }
         Ok(())

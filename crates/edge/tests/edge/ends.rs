@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use everwire_core::event::Body;
-use everwire_core::{Draft, InputId, Key, RunId};
+use everwire_core::{Cancel, Draft, InputId, Key, RunId};
 use everwire_proto::frame::{ClientFrame, ServerFrame, Subprotocol};
 use futures_util::future::join_all;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -99,7 +99,7 @@ async fn what_was_asked_before_the_end_is_carried_out() {
     };
     let stop = ClientFrame::Cancel {
         session: session("s"),
-        run: RunId::parse("r").unwrap(),
+        cancel: Cancel::run(RunId::parse("r").unwrap()),
         key: Key::parse("k2").unwrap(),
     };
     client.say("1", &input).await;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use everwire_core::{Code, Key, RunId};
+use everwire_core::{Cancel, Code, Key, RunId};
 use everwire_proto::frame::{ClientFrame, ServerFrame, Subprotocol};
 use everwire_proto::token::Bearer;
 use futures_util::{SinkExt, StreamExt};
@@ -315,7 +315,7 @@ async fn whoever_asks_and_leaves_keeps_its_place_until_it_is_answered() {
     let mut client = bed.json().await;
     let stop = ClientFrame::Cancel {
         session: session("s"),
-        run: RunId::parse("r").unwrap(),
+        cancel: Cancel::run(RunId::parse("r").unwrap()),
         key: Key::parse("k").unwrap(),
     };
     client.say("1", &stop).await;

@@ -11,8 +11,8 @@ use everwire_core::code::Details;
 use everwire_core::command::CancelOutcome;
 use everwire_core::event::{Author, Body, Codec, Data, ParticipantKind, Visibility};
 use everwire_core::{
-    Clock, Code, Cursor, Draft, Event, Key, Namespace, Offset, ParticipantId, Refusal, RunId,
-    SessionEpoch, SessionName, SessionNo, Timestamp,
+    Cancel, Clock, Code, Cursor, Draft, Event, Key, Namespace, Offset, ParticipantId, Refusal,
+    RunId, SessionEpoch, SessionName, SessionNo, Timestamp,
 };
 use everwire_edge::{RoomKey, Subscription, Upstream};
 use everwire_proto::token::Bearer;
@@ -505,13 +505,14 @@ impl Upstream for Handle {
         &'a self,
         token: &'a Bearer,
         session: &'a SessionName,
-        run: &'a RunId,
+        cancel: &'a Cancel,
         _: Option<Key>,
     ) -> BoxFuture<'a, Result<Cancelled, Refusal>> {
         Box::pin(async move {
             let _permit = self.0.inputs.acquire().await.unwrap();
             let log = self.0.log(&Nodes::key(session.as_str()));
-            let written = Written::Cancel(bearer(token), session.clone(), run.clone());
+            let run = cancel.target.run().unwrap().clone();
+            let written = Written::Cancel(bearer(token), session.clone(), run);
             self.0.written.lock().unwrap().push(written);
             Ok(Cancelled {
                 outcome: CancelOutcome::UnknownRun,

@@ -7,7 +7,7 @@ use everwire_core::command::CancelOutcome;
 use everwire_core::event::ParticipantKind;
 use everwire_core::event::{Body, Visibility};
 use everwire_core::grant::Claims;
-use everwire_core::{Code, Draft, Event, InputId, Key, RunId};
+use everwire_core::{Cancel, Code, Draft, Event, InputId, Key, RunId};
 use everwire_proto::frame::{AttachAnswer, ClientFrame, ServerFrame, Subprotocol};
 
 use crate::nodes::{Nodes, Written, app, session};
@@ -39,7 +39,7 @@ fn app_event() -> ClientFrame {
 fn cancel(run: &str) -> ClientFrame {
     ClientFrame::Cancel {
         session: session("s"),
-        run: RunId::parse(run).unwrap(),
+        cancel: Cancel::run(RunId::parse(run).unwrap()),
         key: Key::parse("k").unwrap(),
     }
 }

@@ -3,12 +3,12 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use everwire_client::{Client, SubscribeOptions, Subscriber, SubscriberEvent};
-use everwire_core::{Body, Code, Event, InputId, Offset, Refusal, SessionName};
+use everwire_core::{Body, Code, Event, InputId, InputRef, Offset, Refusal, SessionName};
 
 /// The inputs of a session that no run has answered, oldest first.
 pub(super) struct Inputs {
     subscriber: Subscriber,
-    waiting: VecDeque<InputId>,
+    waiting: VecDeque<InputRef>,
     answered: BTreeSet<InputId>,
     /// The tail when first attached: what waits is known once the past up to here was read.
     past: Option<Offset>,
@@ -31,7 +31,7 @@ impl Inputs {
     }
 
     /// The next input that waits; it counts as taken.
-    pub(super) async fn next(&mut self) -> Result<InputId, Refusal> {
+    pub(super) async fn next(&mut self) -> Result<InputRef, Refusal> {
         loop {
             if self.caught_up
                 && let Some(input) = self.waiting.pop_front()
@@ -69,11 +69,18 @@ impl Inputs {
     fn take(&mut self, event: &Event) {
         match &event.body {
             Body::Input { input, .. } if !self.answered.contains(input) => {
-                self.waiting.push_back(input.clone());
+                self.waiting.push_back(InputRef {
+                    input: input.clone(),
+                    author: Some(event.author.participant.clone()),
+                });
             },
-            Body::RunStarted { input: Some(input) } => {
-                self.waiting.retain(|waiting| waiting != input);
-                self.answered.insert(input.clone());
+            Body::RunStarted {
+                input: Some(answered),
+                ..
+            } => {
+                self.waiting
+                    .retain(|waiting| waiting.input != answered.input);
+                self.answered.insert(answered.input.clone());
             },
             _ => {},
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use clap::Args;
 use everwire_client::adapter::Format;
-use everwire_client::{Client, Publisher};
+use everwire_client::{Client, Publisher, StartRun};
 use everwire_core::{Refusal, RunId, SessionName};
 use tokio::time::{Instant, sleep_until};
 
@@ -71,7 +71,11 @@ async fn answer_inputs(
     loop {
         let input = inputs.next().await?;
         let run = crate::mint::run_id()?;
-        match client.start_run(session, run, Some(input)).await {
+        let start = StartRun {
+            input: Some(input),
+            ..StartRun::new(run)
+        };
+        match client.start(session, start).await {
             Ok(publisher) => replay(args, publisher, recording).await?,
             Err(refusal) => note(&format!("{}: {}", refusal.code, refusal.message)),
         }

@@ -19,6 +19,9 @@ use everwire_core::SessionName;
 use crate::output::{Failure, parsed};
 use crate::system::{SystemClock, SystemRandom};
 
+/// How long a command looks for a node that answers.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(10);
+
 /// Where `everwire dev` leaves its token by default: no flag is needed on the first day.
 const DEV_TOKEN: &str = "./everwire-data/token";
 
@@ -50,7 +53,7 @@ impl Connection {
         let (clock, random) = (SystemClock::shared(), SystemRandom::shared());
         let mut config = ClientConfig::new(self.addr.clone(), self.token()?, clock, random);
         config.tls = self.ca_pem()?.map(|ca_pem| TlsConfig { ca_pem });
-        config.deadline = Duration::from_secs(10);
+        config.deadline = DEADLINE;
         Ok(Client::new(config)?)
     }
 

@@ -1,11 +1,12 @@
 //! `everwire tail`: reads a session, one event a line.
 
 use clap::{Args, ValueEnum};
-use everwire_client::{SubscribeOptions, SubscriberEvent};
-use everwire_core::{Code, Cursor, Details, Event, Offset, Refusal};
+use everwire_client::{SubscribeOptions, Subscriber, SubscriberEvent};
+use everwire_core::{Code, Cursor, Details, Event, Offset, Refusal, Target};
 use everwire_proto::json::event_to_json;
+use tokio::time::{Instant, timeout_at};
 
-use super::{Connection, session_name};
+use super::{Connection, DEADLINE, session_name};
 use crate::output::{Failure, line, note, parsed};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -46,9 +47,14 @@ pub(crate) async fn run(args: &TailArgs) -> Result<(), Failure> {
         ..SubscribeOptions::default()
     };
     let mut subscriber = client.subscribe(&session, options);
-    let mut until = None;
+    let (mut until, mut lost) = (None, None);
     loop {
-        let reached = match subscriber.next().await {
+        let event = if args.follow {
+            subscriber.next().await
+        } else {
+            within_deadline(&mut subscriber, &mut lost).await?
+        };
+        let reached = match event {
             SubscriberEvent::Attached { from, tail, .. } => {
                 // Without --follow the end is the tail at the moment of attaching.
                 until.get_or_insert(tail);
@@ -65,13 +71,10 @@ pub(crate) async fn run(args: &TailArgs) -> Result<(), Failure> {
             },
             SubscriberEvent::Alive { .. } => continue,
             SubscriberEvent::Disconnected { refusal } => {
-                if !args.follow {
-                    return Err(refusal.into());
+                if args.follow {
+                    let Refusal { code, message, .. } = refusal;
+                    note(&format!("{code}: {message}; reattaching"));
                 }
-                note(&format!(
-                    "{}: {}; reattaching",
-                    refusal.code, refusal.message
-                ));
                 continue;
             },
             SubscriberEvent::Gone {
@@ -91,6 +94,32 @@ pub(crate) async fn run(args: &TailArgs) -> Result<(), Failure> {
             return Ok(());
         }
     }
+}
+
+/// Since when nothing was heard, and why.
+type Lost = Option<(Instant, Refusal)>;
+
+/// What comes next; a node that is lost is looked for elsewhere as long as by any other command.
+async fn within_deadline(
+    subscriber: &mut Subscriber,
+    lost: &mut Lost,
+) -> Result<SubscriberEvent, Refusal> {
+    let event = match lost {
+        Some((since, refusal)) => {
+            let next = timeout_at(*since + DEADLINE, subscriber.next()).await;
+            next.map_err(|_elapsed| refusal.clone())?
+        },
+        None => subscriber.next().await,
+    };
+    *lost = match (&event, lost.take()) {
+        (SubscriberEvent::Disconnected { refusal }, before) => {
+            let since = before.map_or_else(Instant::now, |(since, _)| since);
+            Some((since, refusal.clone()))
+        },
+        (SubscriberEvent::Attached { .. }, before) => before,
+        _ => None,
+    };
+    Ok(event)
 }
 
 fn gone(
@@ -144,12 +173,35 @@ fn summary(event: &Event) -> String {
             format!("{message}/{part} {}", kind.as_str())
         },
         Body::PartEnd { message, part, .. } => format!("{message}/{part}"),
-        Body::SignalCancel { run } => run.to_string(),
+        Body::SignalCancel { target, grace_ms } => match grace_ms {
+            None => aimed_at(target),
+            Some(grace) => format!("{} within {grace} ms", aimed_at(target)),
+        },
+        Body::SignalObserved { signal_offset } => format!("at {signal_offset}"),
         Body::App { name, .. } => name.clone(),
-        Body::RunStarted { input } => input
-            .as_ref()
-            .map(|input| format!("answers {input}"))
-            .unwrap_or_default(),
-        Body::RunClaimed | Body::RunCompleted => String::new(),
+        Body::RunStarted { input, parent, .. } => {
+            let input = input
+                .as_ref()
+                .map(|input| format!("answers {}", input.input));
+            let parent = parent.as_ref().map(|parent| format!("works for {parent}"));
+            let said = [input, parent].into_iter().flatten();
+            said.collect::<Vec<_>>().join(", ")
+        },
+        Body::RunClaimed | Body::RunOrphaned | Body::RunCompleted | Body::RunEpilogue { .. } => {
+            String::new()
+        },
+    }
+}
+
+/// What a stop means, for people.
+fn aimed_at(target: &Target) -> String {
+    match target {
+        Target::Run(run) => run.to_string(),
+        Target::Subtree(root) => format!("{root} and its subtree"),
+        Target::Input(input) => match &input.author {
+            Some(author) => format!("input {} of {author}", input.input),
+            None => format!("input {}", input.input),
+        },
+        Target::Session => "all runs".to_owned(),
     }
 }

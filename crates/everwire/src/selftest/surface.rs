@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use everwire_core::command::CancelOutcome;
-use everwire_core::{Code, Cursor, Draft, Event, Key, Offset, Refusal, RunId, SessionName};
+use everwire_core::{Cancel, Code, Cursor, Draft, Event, Key, Offset, Refusal, RunId, SessionName};
 use everwire_proto::frame::{
     AttachAnswer, ClientFrame, ServerFrame, Subprotocol, decode_server, encode_client,
 };
@@ -165,11 +165,12 @@ impl Surface {
 
     /// Presses Stop.
     pub(super) async fn cancel(&mut self, run: &RunId, key: Key) -> Result<CancelOutcome, Failure> {
-        let (session, run) = (self.session.clone(), run.clone());
-        match self
-            .request(ClientFrame::Cancel { session, run, key })
-            .await?
-        {
+        let stop = ClientFrame::Cancel {
+            session: self.session.clone(),
+            cancel: Cancel::run(run.clone()),
+            key,
+        };
+        match self.request(stop).await? {
             ServerFrame::Outcome { outcome, .. } => Ok(outcome),
             other => Err(unexpected("cancel", &other)),
         }

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::Args;
-use everwire_core::limits::{EDGE_DRAIN_MIN, FLUSH_EVERY, SHARDS_DEFAULT};
+use everwire_core::limits::{EDGE_DRAIN_MIN, FLUSH_EVERY, SCRUB_EVERY, SHARDS_DEFAULT};
 use everwire_edge::{Edge, EdgeConfig};
 use everwire_node::{Kept, Node, NodeConfig};
 use everwire_proto::token::Verifier;
@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::admin::AdminPort;
 use super::keys::DevKeys;
-use super::{Ready, StopSignals, not_started, prepare, read_file};
+use super::{Ready, StopSignals, not_started, prepare, read_file, rules_known};
 use crate::config::{LogFlags, Sources};
 use crate::output::Failure;
 use crate::system::{SystemClock, SystemRandom, on_fatal};
@@ -106,6 +106,9 @@ pub(crate) async fn run(
         .transpose()?;
     let keys = DevKeys::open(&config.data, given)?;
     keys.write_dev_token(&config.data, clock.now())?;
+    let verifier = Verifier::new(&keys.verifying)
+        .map_err(|error| Failure::failed(format!("--auth-key cannot be used: {error}")))?;
+    let token = keys.edge_token(clock.now())?;
     let node = Node::start(NodeConfig {
         data: config.data.clone(),
         cluster: None,
@@ -119,17 +122,16 @@ pub(crate) async fn run(
         peers: None,
         kept: Kept::default(),
         flush_every: FLUSH_EVERY,
+        scrub_every: SCRUB_EVERY,
         clock: clock.clone(),
         random: random.clone(),
         on_fatal: on_fatal(),
+        rules: rules_known(),
         version: crate::VERSION.to_owned(),
     });
     let node = node.await.map_err(|error| not_started(&error))?;
-    let verifier = Verifier::new(&keys.verifying)
-        .map_err(|error| Failure::failed(format!("--auth-key cannot be used: {error}")))?;
     // The edge reaches its node over gRPC like any other edge: `dev` has no short cut.
     let nodes = vec![node.grpc_addr().to_string()];
-    let token = keys.edge_token(clock.now())?;
     let edge = EdgeConfig::new(config.http, nodes, token, verifier, clock, random);
     let edge = Edge::start(EdgeConfig {
         name: "dev".to_owned(),
@@ -140,9 +142,14 @@ pub(crate) async fn run(
         drain_window: EDGE_DRAIN_MIN,
         ..edge
     });
-    let edge = edge
-        .await
-        .map_err(|error| Failure::failed(error.to_string()))?;
+    let edge = match edge.await {
+        Ok(edge) => edge,
+        Err(error) => {
+            // RocksDB does not survive a process that ends around its open databases.
+            node.shutdown().await;
+            return Err(Failure::failed(error.to_string()));
+        },
+    };
 
     let mut registry = Registry::default();
     node.register_metrics(&mut registry);

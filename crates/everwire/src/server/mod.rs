@@ -46,6 +46,16 @@ where
     Ok(Some(config))
 }
 
+/// The newest rules that this program knows; in builds for tests what a test says, so that one
+/// program can stand for an older and a newer one. No release has that.
+fn rules_known() -> u32 {
+    #[cfg(feature = "test-poison")]
+    if let Ok(said) = std::env::var("EVERWIRE_TEST_RULES") {
+        return said.parse().expect("EVERWIRE_TEST_RULES is a number");
+    }
+    everwire_node::RULES_VERSION
+}
+
 /// Why a node did not start: with its code if it is a refusal (a data directory of a newer
 /// release, of another cluster), else as what it is: a wrong setting.
 pub(crate) fn not_started(error: &NodeError) -> Failure {

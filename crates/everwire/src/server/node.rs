@@ -5,14 +5,16 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use everwire_core::limits::{FLUSH_EVERY, LOG_KEPT_BYTES_MAX, LOG_KEPT_FOR, SHARDS_DEFAULT};
+use everwire_core::limits::{
+    FLUSH_EVERY, LOG_KEPT_BYTES_MAX, LOG_KEPT_FOR, SCRUB_EVERY, SHARDS_DEFAULT,
+};
 use everwire_node::{Kept, Node, NodeConfig, PeerOptions, PeerTls, Tls};
 use prometheus_client::registry::Registry;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 use super::admin::AdminPort;
-use super::{Ready, StopSignals, not_started, prepare, read_file, read_tls};
+use super::{Ready, StopSignals, not_started, prepare, read_file, read_tls, rules_known};
 use crate::config::{LogFlags, Sources};
 use crate::output::Failure;
 use crate::system::{SystemClock, SystemRandom, on_fatal};
@@ -90,6 +92,10 @@ pub(crate) struct NodeFlags {
     #[arg(long, env = "EVERWIRE_NODE_FLUSH_EVERY", value_name = "SECONDS")]
     #[serde(skip_serializing_if = "Option::is_none")]
     flush_every: Option<u64>,
+    /// How often everything that is held is read and held against its checksums, seconds
+    #[arg(long, env = "EVERWIRE_NODE_SCRUB_EVERY", value_name = "SECONDS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    scrub_every: Option<u64>,
     /// Health and metrics; port 0 picks one
     #[arg(long, env = "EVERWIRE_NODE_ADMIN", value_name = "ADDR")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -140,6 +146,7 @@ pub(crate) struct NodeOptions {
     log_kept: u64,
     log_kept_for: u64,
     flush_every: u64,
+    scrub_every: u64,
     admin: SocketAddr,
     #[serde(skip_serializing_if = "Option::is_none")]
     auth_key: Option<PathBuf>,
@@ -169,6 +176,7 @@ impl Default for NodeOptions {
             log_kept: LOG_KEPT_BYTES_MAX,
             log_kept_for: LOG_KEPT_FOR.as_secs(),
             flush_every: FLUSH_EVERY.as_secs(),
+            scrub_every: SCRUB_EVERY.as_secs(),
             admin: loopback(7402),
             auth_key: None,
             tls_cert: None,
@@ -245,6 +253,7 @@ pub(crate) async fn run(
             time: Duration::from_secs(config.log_kept_for),
         },
         flush_every: Duration::from_secs(config.flush_every.max(1)),
+        scrub_every: Duration::from_secs(config.scrub_every.max(1)),
         auth_key: read_file("--auth-key", auth_key)?,
         tls: tls.map(|(cert_pem, key_pem)| Tls { cert_pem, key_pem }),
         insecure: config.insecure,
@@ -252,6 +261,7 @@ pub(crate) async fn run(
         clock: SystemClock::shared(),
         random: SystemRandom::shared(),
         on_fatal: on_fatal(),
+        rules: rules_known(),
         version: crate::VERSION.to_owned(),
     });
     // It may wait for the others for as long as it takes; it stops when it is told to.

@@ -3,10 +3,13 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use everwire_core::grant::Capability;
-use everwire_core::{NodeId, Refusal, ShardId};
+use everwire_core::topology::MemberState;
+use everwire_core::{Code, NodeId, Refusal, ShardId};
 use everwire_proto::v1;
+use everwire_shard::{NodeReport, ShardHandle};
 use futures_util::stream::{self, BoxStream};
 use tonic::{Request, Response, Status};
 
@@ -34,30 +37,46 @@ impl Cluster {
     ) -> Result<v1::StatusResponse, Refusal> {
         let now = self.context.clock.now();
         caller.claims().allows_anywhere(Capability::Operate, now)?;
+        if !self.context.shards.is_member() {
+            // An empty list would say that there is nobody.
+            let message = "this node does not know the cluster yet: ask again, or another node";
+            return Err(Refusal::new(Code::Draining, message));
+        }
         let map = self.context.maps.reader().next().await;
-        let nodes = map.nodes.iter().map(|node| v1::NodeStatus {
-            id: node.id,
-            addr: node.addr.clone(),
-            alive: node.alive,
-        });
         let handles = self.context.shards.shards();
-        let shards = handles.iter().map(|shard| {
-            let status = shard.status();
-            v1::ShardStatus {
-                id: status.id.0,
-                leader: status.leader.map_or(0, |node| node.0),
-                replicas: status.replicas.iter().map(|node| node.0).collect(),
-                term: status.term,
-                applied: status.applied,
-                committed: status.committed,
-            }
-        });
+        let shards: Vec<_> = handles.iter().map(shard_status).collect();
+        let nodes = map.nodes.iter().map(|node| self.node_status(node, &shards));
         Ok(v1::StatusResponse {
             cluster: self.context.cluster.clone(),
             nodes: nodes.collect(),
-            shards: shards.collect(),
+            shards,
             version: self.context.version.clone(),
+            metadata_rules: self.context.shards.metadata_rules(),
         })
+    }
+
+    /// A node of the map, with what is known of it besides.
+    fn node_status(&self, node: &v1::MapNode, shards: &[v1::ShardStatus]) -> v1::NodeStatus {
+        let id = NodeId(node.id);
+        let topology = self.context.shards.topology();
+        let member = topology.nodes.get(&id);
+        let count = |fits: &dyn Fn(&v1::ShardStatus) -> bool| {
+            let count = shards.iter().filter(|shard| fits(shard)).count();
+            u32::try_from(count).unwrap_or(u32::MAX)
+        };
+        v1::NodeStatus {
+            id: node.id,
+            addr: node.addr.clone(),
+            alive: node.alive,
+            name: member.map(|member| member.name.clone()).unwrap_or_default(),
+            leaving: member.is_some_and(|member| member.state == MemberState::Leaving),
+            leads: count(&|shard| shard.leader == node.id),
+            holds: count(&|shard| shard.replicas.contains(&node.id)),
+            metadata_leader: self.context.shards.meta_leader() == Some(id),
+            metadata_voter: topology.voters.contains(&id),
+            meters: self.context.shards.report(id).map(node_meters),
+            rules: self.context.shards.rules_known(id).unwrap_or_default(),
+        }
     }
 
     async fn transfer(
@@ -85,6 +104,37 @@ impl Cluster {
         caller.claims().allows_anywhere(Capability::Operate, now)?;
         let version = self.context.shards.retire(NodeId(asked.node)).await?;
         Ok(v1::ReplaceNodeResponse { version })
+    }
+}
+
+fn shard_status(shard: &ShardHandle) -> v1::ShardStatus {
+    let status = shard.status();
+    let followers = shard.followers().into_iter();
+    let followers = followers.map(|(node, lag)| v1::FollowerStatus { node: node.0, lag });
+    v1::ShardStatus {
+        id: status.id.0,
+        leader: status.leader.map_or(0, |node| node.0),
+        replicas: status.replicas.iter().map(|node| node.0).collect(),
+        term: status.term,
+        applied: status.applied,
+        committed: status.committed,
+        followers: followers.collect(),
+        rules: status.rules,
+    }
+}
+
+fn node_meters(report: NodeReport) -> v1::NodeMeters {
+    let us = |took: Duration| u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+    let (disk_total, disk_available) = report.disk;
+    let (half, most) = report.sync_took;
+    v1::NodeMeters {
+        disk_total,
+        disk_available,
+        elections: report.elections,
+        queued_bytes: report.queued_bytes,
+        syncs: report.syncs,
+        sync_p50_us: us(half),
+        sync_p99_us: us(most),
     }
 }
 

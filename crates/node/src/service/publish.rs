@@ -10,7 +10,7 @@ use everwire_core::{
     Code, Command, Details, Draft, Key, Namespace, Op, Outcome, Refusal, RunEpoch, RunId,
     SessionEpoch, SessionName,
 };
-use everwire_proto::{event, field, v1};
+use everwire_proto::{event, field, hash, v1};
 use everwire_shard::RunInfo;
 use futures_util::stream::{self, BoxStream};
 use tonic::{Request, Response, Status, Streaming};
@@ -73,6 +73,25 @@ impl Target {
                     ..Details::default()
                 },
             ),
+            RunState::Orphaned if info.run_epoch <= self.run_epoch => (
+                Code::WrongState,
+                "the run's lease has ended: claim the run to go on",
+                Details {
+                    state: Some(info.state.as_str()),
+                    next_epoch,
+                    ..Details::default()
+                },
+            ),
+            RunState::Orphaned => (
+                Code::StaleEpoch,
+                "another writer held the run since",
+                Details {
+                    run_epoch: Some(info.run_epoch),
+                    ..Details::default()
+                },
+            ),
+            // The writer of an epilogue knows that the run was stopped.
+            RunState::Cancelled if info.epilogue == Some(self.run_epoch) => return None,
             RunState::Cancelled => (
                 Code::RunFenced,
                 "the run was cancelled",
@@ -98,6 +117,25 @@ impl Target {
             ),
         };
         Some(Refusal::with(code, message, details))
+    }
+
+    /// The command for a sign of life.
+    pub(super) fn heartbeat(
+        &self,
+        caller: &Caller,
+        observed_through: Option<u64>,
+    ) -> Result<Command, Refusal> {
+        let observed = observed_through;
+        let observed = observed.map(|through| field::offset("observed_through", through));
+        let op = Op::Heartbeat {
+            run: self.run.clone(),
+            run_epoch: self.run_epoch,
+            observed_through: observed.transpose()?,
+        };
+        Ok(Command {
+            session_epoch: self.session_epoch,
+            ..caller.command(self.namespace.clone(), self.session.clone(), op)
+        })
     }
 
     /// The command for one batch, its shape checked.
@@ -204,7 +242,7 @@ impl Publish {
         event::check_posted(&draft, key.as_ref())?;
         let bytes = draft.payload_bytes();
         let op = Op::Post {
-            body_hash: event::body_hash(&draft),
+            body_hash: hash::body_hash(&draft),
             draft,
             key,
         };
@@ -270,8 +308,9 @@ pub(super) fn payload(command: &Command) -> usize {
         Op::CreateSession
         | Op::DeleteSession
         | Op::Unfreeze
-        | Op::StartRun { .. }
+        | Op::StartRun(_)
         | Op::ClaimRun { .. }
+        | Op::Heartbeat { .. }
         | Op::Cancel { .. } => 0,
     }
 }

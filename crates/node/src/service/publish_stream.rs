@@ -49,6 +49,8 @@ pub(super) struct PublishStream {
     watch: Option<RunWatch>,
     /// A batch that was read and waits for the connection's credit.
     waiting: Option<Waiting>,
+    /// Signs of life: the one that is under way, and the one that came since.
+    beat: Beat,
     /// Batches without an answer, the oldest first.
     under_way: VecDeque<Slot>,
     /// Payload bytes under way: what the client's credit has been used for.
@@ -58,6 +60,13 @@ pub(super) struct PublishStream {
     /// Why nothing more is read; answered after everything under way.
     end: Option<End>,
     _counted: Counted,
+}
+
+/// One sign of life at a time, and of those behind it only the last: they tell the same.
+#[derive(Default)]
+struct Beat {
+    under_way: Option<Pending>,
+    next: Option<Command>,
 }
 
 enum End {
@@ -100,6 +109,7 @@ enum Step {
     Over(Refusal),
     Credited(Option<OwnedSemaphorePermit>),
     Touched,
+    Beaten(Result<Outcome, Refusal>),
     Read(Result<Option<v1::PublishStreamRequest>, Status>),
 }
 
@@ -128,6 +138,7 @@ impl PublishStream {
             target: None,
             watch: None,
             waiting: None,
+            beat: Beat::default(),
             under_way: VecDeque::new(),
             bytes: 0,
             weight: 0,
@@ -161,6 +172,11 @@ impl PublishStream {
                         Ok(Some(refusal)) => return Some(Ok(self.stopped(&refusal))),
                         Ok(None) => {},
                         Err(refusal) => self.end = Some(End::Refused(refusal)),
+                    }
+                },
+                Step::Beaten(outcome) => {
+                    if let Some(refusal) = self.beaten(outcome) {
+                        return Some(Ok(self.stopped(&refusal)));
                     }
                 },
                 Step::Read(Ok(Some(request))) => {
@@ -258,6 +274,7 @@ impl PublishStream {
             under_way,
             inbound,
             end,
+            beat,
             ..
         } = self;
         let is_open = end.is_none();
@@ -266,6 +283,12 @@ impl PublishStream {
         let touched = async {
             match watch {
                 Some(watch) => watch.changed().await,
+                None => std::future::pending().await,
+            }
+        };
+        let beaten = async {
+            match &mut beat.under_way {
+                Some(pending) => pending.await,
                 None => std::future::pending().await,
             }
         };
@@ -287,6 +310,7 @@ impl PublishStream {
             refusal = over, if is_open => Step::Over(refusal),
             permit = credited => Step::Credited(permit),
             () = touched, if is_idle => Step::Touched,
+            outcome = beaten => Step::Beaten(outcome),
             request = inbound.message(), if may_read => Step::Read(request),
         }
     }
@@ -306,8 +330,9 @@ impl PublishStream {
         let malformed = |what: &str| Err(Refusal::new(Code::Malformed, what));
         let batch = match request.message {
             Some(In::Batch(batch)) => batch,
+            Some(In::Heartbeat(heartbeat)) => return self.beat(&heartbeat),
             Some(In::Open(_)) => return malformed("the stream is open already"),
-            None => return malformed("a message is a batch or an open"),
+            None => return malformed("a message is a batch, a heartbeat or an open"),
         };
         // The client may send while it has credit left, so it may overdraw by one batch. What
         // it knows to be under way is never less than what we count here.
@@ -339,6 +364,41 @@ impl PublishStream {
             credit: Box::pin(credit),
         });
         Ok(())
+    }
+
+    /// Takes a sign of life. Batches are signs of life too, so it never waits for one, nor holds
+    /// one up.
+    fn beat(&mut self, heartbeat: &v1::PublishHeartbeat) -> Result<(), Refusal> {
+        self.caller.claims().check_time(self.context.clock.now())?;
+        let Some(target) = &self.target else {
+            return Ok(());
+        };
+        let command = target.heartbeat(&self.caller, heartbeat.observed_through)?;
+        self.beat.next = Some(command);
+        if self.beat.under_way.is_none() {
+            self.next_beat();
+        }
+        Ok(())
+    }
+
+    fn next_beat(&mut self) {
+        let Some(command) = self.beat.next.take() else {
+            return;
+        };
+        let shard = self.context.shard(&command.namespace, &command.session);
+        // One that is not taken is lost, as on the way here: the next comes in time.
+        self.beat.under_way = shard.submit(command).ok();
+    }
+
+    /// What a sign of life was answered. Only what ends the writer's right is told: what is
+    /// wrong on the way here is none of its business.
+    fn beaten(&mut self, outcome: Result<Outcome, Refusal>) -> Option<Refusal> {
+        self.beat.under_way = None;
+        self.next_beat();
+        match outcome {
+            Ok(Outcome::Refused(refusal)) => Some(refusal),
+            Ok(_) | Err(_) => None,
+        }
     }
 
     /// Hands the batch that was waiting to the shard, in the order in which it came.

@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use everwire_core::command::CancelOutcome;
 use everwire_core::grant::Capability;
-use everwire_core::{Code, Op, Outcome, Refusal, RunId, SessionEpoch};
-use everwire_proto::{event, field, v1};
+use everwire_core::{Code, Op, Outcome, Refusal, SessionEpoch};
+use everwire_proto::control::HoldsCancel;
+use everwire_proto::{field, hash, v1};
 use tonic::{Request, Response, Status};
 
 use crate::context::Context;
@@ -30,7 +31,7 @@ impl Signals {
         asked: v1::CancelRequest,
     ) -> Result<v1::CancelResponse, Refusal> {
         let session = session(&asked.session)?;
-        let run: RunId = field::name("run", &asked.run)?;
+        let cancel = asked.cancel()?;
         let key = field::name("key", &asked.key)?;
         let now = self.context.clock.now();
         let namespace = match caller.writer(Capability::SignalCancel, &session, now) {
@@ -44,8 +45,8 @@ impl Signals {
             Err(refusal) => return Err(refusal),
         };
         let op = Op::Cancel {
-            body_hash: event::signal_hash(&run),
-            run,
+            body_hash: hash::signal_hash(&cancel),
+            cancel,
             key,
         };
         let command = caller.command(namespace, session, op);

@@ -180,6 +180,7 @@ async fn a_start_with_a_key_can_be_repeated() {
             run: "r".to_owned(),
             input: "i".to_owned(),
             key: "k".to_owned(),
+            ..v1::StartRequest::default()
         })
     };
     let first = bare(agent.runs().start(request()).await).unwrap();

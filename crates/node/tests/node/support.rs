@@ -80,6 +80,7 @@ pub(crate) fn config(data: &Path) -> NodeConfig {
         peers: None,
         kept: Kept::default(),
         flush_every: everwire_core::limits::FLUSH_EVERY,
+        scrub_every: everwire_core::limits::SCRUB_EVERY,
         data: data.to_owned(),
         cluster: None,
         grpc: "127.0.0.1:0".parse().unwrap(),
@@ -92,6 +93,7 @@ pub(crate) fn config(data: &Path) -> NodeConfig {
         clock: Arc::new(SystemClock::new()),
         random: Arc::new(Counting(AtomicU64::new(7))),
         on_fatal: Arc::new(|reason| panic!("fatal: {reason}")),
+        rules: everwire_node::RULES_VERSION,
         version: "test".to_owned(),
     }
 }
@@ -269,6 +271,7 @@ impl Somebody {
             session: session.to_owned(),
             run: run.to_owned(),
             key: String::new(),
+            ..v1::ClaimRequest::default()
         });
         bare(self.runs().claim(request).await)
     }
@@ -284,6 +287,7 @@ impl Somebody {
             session: session.to_owned(),
             run: run.to_owned(),
             key: key.to_owned(),
+            ..v1::CancelRequest::default()
         });
         bare(self.signals().cancel(request).await)
     }

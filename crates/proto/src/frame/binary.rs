@@ -13,6 +13,7 @@ use super::{
     AttachAnswer, BadFrame, CANCEL, ClientFrame, Covered, RAW, ServerFrame, check_form, check_id,
     check_signal, outcome, outcome_place,
 };
+use crate::control::HoldsCancel;
 use crate::edge_v1 as wire;
 use crate::edge_v1::client_frame::Frame as FromClient;
 use crate::edge_v1::server_frame::Frame as ToClient;
@@ -50,12 +51,20 @@ pub(super) fn encode_client(id: &str, frame: &ClientFrame) -> Bytes {
             draft: Some(draft.into()),
             key: text(key.as_ref()),
         }),
-        ClientFrame::Cancel { session, run, key } => FromClient::Signal(wire::Signal {
-            session: session.to_string(),
-            signal: CANCEL.to_owned(),
-            run: run.to_string(),
-            key: key.to_string(),
-        }),
+        ClientFrame::Cancel {
+            session,
+            cancel,
+            key,
+        } => {
+            let mut signal = wire::Signal {
+                session: session.to_string(),
+                signal: CANCEL.to_owned(),
+                key: key.to_string(),
+                ..wire::Signal::default()
+            };
+            signal.put_cancel(cancel);
+            FromClient::Signal(signal)
+        },
         ClientFrame::Refresh { token } => FromClient::Refresh(wire::Refresh {
             token: token.as_str().to_owned(),
         }),
@@ -115,7 +124,7 @@ fn client(frame: Option<FromClient>) -> Result<ClientFrame, Refusal> {
             check_signal(&frame.signal)?;
             ClientFrame::Cancel {
                 session: session(&frame.session)?,
-                run: field::name("run", &frame.run)?,
+                cancel: frame.cancel()?,
                 key: field::name("key", &frame.key)?,
             }
         },

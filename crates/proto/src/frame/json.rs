@@ -4,6 +4,7 @@ use std::borrow::Borrow;
 
 use bytes::Bytes;
 use everwire_core::Refusal;
+use everwire_core::control::Cancel;
 use everwire_core::event::Event;
 use everwire_core::ids::SessionName;
 use everwire_core::position::{Cursor, Offset, SessionEpoch};
@@ -13,6 +14,7 @@ use super::{
     AttachAnswer, BadFrame, CANCEL, ClientFrame, Covered, RAW, ServerFrame, check_form, check_id,
     check_signal, outcome, outcome_place,
 };
+use crate::control::CancelFields;
 use crate::event::check_posted;
 use crate::field::malformed;
 use crate::json::read::{self, Fields};
@@ -63,7 +65,8 @@ enum ClientJson<'a> {
         id: &'a str,
         session: &'a str,
         signal: &'static str,
-        run: &'a str,
+        #[serde(flatten)]
+        cancel: CancelJson,
         key: &'a str,
     },
     Refresh {
@@ -75,6 +78,43 @@ enum ClientJson<'a> {
         #[serde(skip_serializing_if = "str::is_empty")]
         id: &'a str,
     },
+}
+
+/// The fields of a cancel that are set.
+#[derive(Serialize)]
+struct CancelJson {
+    #[serde(skip_serializing_if = "String::is_empty")]
+    run: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    subtree: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    input: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    input_by: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    all: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    graceful_ms: Option<u32>,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    expect: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    as_of: Option<u64>,
+}
+
+impl CancelJson {
+    fn new(cancel: &Cancel) -> Self {
+        let fields = CancelFields::of(cancel);
+        Self {
+            run: fields.run,
+            subtree: fields.subtree,
+            input: fields.input,
+            input_by: fields.input_by,
+            all: fields.all.then_some(true),
+            graceful_ms: (fields.graceful_ms > 0).then_some(fields.graceful_ms),
+            expect: fields.expect,
+            as_of: fields.as_of,
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -118,11 +158,15 @@ pub(super) fn encode_client(id: &str, frame: &ClientFrame) -> Bytes {
             key: key.as_ref().map(|key| key.as_str()),
             event: Box::new(DraftJson::new(draft)),
         },
-        ClientFrame::Cancel { session, run, key } => ClientJson::Signal {
+        ClientFrame::Cancel {
+            session,
+            cancel,
+            key,
+        } => ClientJson::Signal {
             id,
             session: session.as_str(),
             signal: CANCEL,
-            run: run.as_str(),
+            cancel: CancelJson::new(cancel),
             key: key.as_str(),
         },
         ClientFrame::Refresh { token } => ClientJson::Refresh {
@@ -182,7 +226,7 @@ fn client(fields: &Fields<'_>) -> Result<ClientFrame, Refusal> {
             check_signal(&fields.some_text("signal")?)?;
             ClientFrame::Cancel {
                 session: session()?,
-                run: fields.some_name("run")?,
+                cancel: read::cancel(fields)?,
                 key: fields.some_name("key")?,
             }
         },

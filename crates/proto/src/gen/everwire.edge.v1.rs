@@ -69,10 +69,25 @@ pub struct Signal {
     /// cancel
     #[prost(string, tag = "2")]
     pub signal: ::prost::alloc::string::String,
+    /// The fields of everwire.v1.CancelRequest.
     #[prost(string, tag = "3")]
     pub run: ::prost::alloc::string::String,
     #[prost(string, tag = "4")]
     pub key: ::prost::alloc::string::String,
+    #[prost(string, tag = "5")]
+    pub subtree: ::prost::alloc::string::String,
+    #[prost(string, tag = "6")]
+    pub input: ::prost::alloc::string::String,
+    #[prost(string, tag = "7")]
+    pub input_by: ::prost::alloc::string::String,
+    #[prost(bool, tag = "8")]
+    pub all: bool,
+    #[prost(uint32, tag = "9")]
+    pub graceful_ms: u32,
+    #[prost(string, tag = "10")]
+    pub expect: ::prost::alloc::string::String,
+    #[prost(uint64, optional, tag = "11")]
+    pub as_of: ::core::option::Option<u64>,
 }
 /// A new token for this socket: same namespace and participant.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

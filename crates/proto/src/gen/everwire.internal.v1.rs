@@ -228,6 +228,7 @@ pub mod snapshot_piece {
 pub struct SnapshotOpen {
     #[prost(uint32, tag = "1")]
     pub group: u32,
+    /// Unset in the answer to a Fetch: it does not go through Raft.
     #[prost(message, optional, tag = "2")]
     pub vote: ::core::option::Option<super::super::storage::v1::Vote>,
     /// An encoded storage.v1.Applied: where the data stand.
@@ -238,6 +239,11 @@ pub struct SnapshotOpen {
 pub struct SnapshotResponse {
     #[prost(message, optional, tag = "1")]
     pub vote: ::core::option::Option<super::super::storage::v1::Vote>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FetchRequest {
+    #[prost(uint32, tag = "1")]
+    pub group: u32,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct SubmitRequest {
@@ -313,9 +319,11 @@ pub struct ReportResponse {
     /// How full the callee's disk is: 0 plenty of room, 1 agents are refused, 2 people too.
     #[prost(uint32, tag = "5")]
     pub space: u32,
+    #[prost(message, optional, tag = "6")]
+    pub meters: ::core::option::Option<super::super::v1::NodeMeters>,
 }
 /// How one replica stands on the node that reports.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ReplicaReport {
     #[prost(uint32, tag = "1")]
     pub group: u32,
@@ -332,6 +340,27 @@ pub struct ReplicaReport {
     pub voters: ::prost::alloc::vec::Vec<u64>,
     #[prost(uint64, repeated, tag = "7")]
     pub learners: ::prost::alloc::vec::Vec<u64>,
+    /// The newest audits that this replica has applied, oldest first.
+    #[prost(message, repeated, tag = "8")]
+    pub audits: ::prost::alloc::vec::Vec<AuditReport>,
+    /// It is about to be rebuilt: it should get nothing to lead.
+    #[prost(bool, tag = "9")]
+    pub rebuilding: bool,
+    /// How far the other members are behind; only the leader knows.
+    #[prost(message, repeated, tag = "10")]
+    pub followers: ::prost::alloc::vec::Vec<super::super::v1::FollowerStatus>,
+    /// The rules that its applied state speaks.
+    #[prost(uint32, tag = "11")]
+    pub rules: u32,
+}
+/// What a replica computed, up to one entry of the log.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AuditReport {
+    #[prost(uint64, tag = "1")]
+    pub index: u64,
+    /// 16 bytes, big endian.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub hash: ::prost::bytes::Bytes,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct HandOverRequest {
@@ -351,7 +380,7 @@ pub struct HandOverResponse {
 /// What a command was answered; the same on every replica.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Outcome {
-    #[prost(oneof = "outcome::Outcome", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
+    #[prost(oneof = "outcome::Outcome", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9")]
     pub outcome: ::core::option::Option<outcome::Outcome>,
 }
 /// Nested message and enum types in `Outcome`.
@@ -374,6 +403,8 @@ pub mod outcome {
         Refused(super::super::super::v1::Error),
         #[prost(message, tag = "8")]
         SessionUnfrozen(super::SessionUnfrozen),
+        #[prost(message, tag = "9")]
+        Renewed(super::Renewed),
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -403,6 +434,18 @@ pub struct Granted {
     pub offset: u64,
     #[prost(bool, tag = "4")]
     pub duplicate: bool,
+    /// 0 for none.
+    #[prost(uint32, tag = "5")]
+    pub lease_ms: u32,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Renewed {
+    #[prost(string, tag = "1")]
+    pub session_epoch: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub state: ::prost::alloc::string::String,
+    #[prost(uint64, optional, tag = "3")]
+    pub observed: ::core::option::Option<u64>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Published {
@@ -722,6 +765,31 @@ pub mod peer_client {
                 .insert(GrpcMethod::new("everwire.internal.v1.Peer", "Snapshot"));
             self.inner.client_streaming(req, path, codec).await
         }
+        /// The rows of a group that the callee leads, for a replica that has to be rebuilt.
+        pub async fn fetch(
+            &mut self,
+            request: impl tonic::IntoRequest<super::FetchRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::SnapshotPiece>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/everwire.internal.v1.Peer/Fetch",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("everwire.internal.v1.Peer", "Fetch"));
+            self.inner.server_streaming(req, path, codec).await
+        }
         /// Commands of one lane for shards that the callee leads; answers in any order.
         pub async fn submit(
             &mut self,
@@ -908,6 +976,17 @@ pub mod peer_server {
             tonic::Response<super::SnapshotResponse>,
             tonic::Status,
         >;
+        /// Server streaming response type for the Fetch method.
+        type FetchStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::SnapshotPiece, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// The rows of a group that the callee leads, for a replica that has to be rebuilt.
+        async fn fetch(
+            &self,
+            request: tonic::Request<super::FetchRequest>,
+        ) -> std::result::Result<tonic::Response<Self::FetchStream>, tonic::Status>;
         /// Server streaming response type for the Submit method.
         type SubmitStream: tonic::codegen::tokio_stream::Stream<
                 Item = std::result::Result<super::SubmitResponse, tonic::Status>,
@@ -1371,6 +1450,52 @@ pub mod peer_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.client_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/everwire.internal.v1.Peer/Fetch" => {
+                    #[allow(non_camel_case_types)]
+                    struct FetchSvc<T: Peer>(pub Arc<T>);
+                    impl<
+                        T: Peer,
+                    > tonic::server::ServerStreamingService<super::FetchRequest>
+                    for FetchSvc<T> {
+                        type Response = super::SnapshotPiece;
+                        type ResponseStream = T::FetchStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::FetchRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Peer>::fetch(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = FetchSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)

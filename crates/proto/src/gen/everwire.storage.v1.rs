@@ -87,14 +87,14 @@ pub struct Batch {
 }
 /// One thing that a leader asks of its whole shard. A replica that finds none of these kinds in
 /// it was built before that kind, and stops.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Control {
-    #[prost(oneof = "control::Kind", tags = "1, 2, 3")]
+    #[prost(oneof = "control::Kind", tags = "1, 2, 3, 4")]
     pub kind: ::core::option::Option<control::Kind>,
 }
 /// Nested message and enum types in `Control`.
 pub mod control {
-    #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Oneof)]
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
     pub enum Kind {
         #[prost(message, tag = "1")]
         RaiseRules(super::RaiseRules),
@@ -102,6 +102,8 @@ pub mod control {
         Audit(super::Audit),
         #[prost(message, tag = "3")]
         Fire(super::Fire),
+        #[prost(message, tag = "4")]
+        Expire(super::Expire),
     }
 }
 /// The shard applies by these rules from here on.
@@ -128,6 +130,20 @@ pub struct Fire {
     #[prost(uint64, tag = "5")]
     pub guard: u64,
 }
+/// A run's writer was silent for its whole lease, and nothing has moved since.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Expire {
+    #[prost(uint32, tag = "1")]
+    pub slot: u32,
+    #[prost(uint64, tag = "2")]
+    pub session_no: u64,
+    #[prost(string, tag = "3")]
+    pub run: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "4")]
+    pub run_epoch: u32,
+    #[prost(uint64, tag = "5")]
+    pub last_offset: u64,
+}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Command {
     #[prost(string, tag = "1")]
@@ -141,7 +157,7 @@ pub struct Command {
     /// The history that the caller means; empty for whichever there is.
     #[prost(string, tag = "5")]
     pub session_epoch: ::prost::alloc::string::String,
-    #[prost(oneof = "command::Op", tags = "8, 9, 10, 11, 12, 13, 14, 15")]
+    #[prost(oneof = "command::Op", tags = "8, 9, 10, 11, 12, 13, 14, 15, 16")]
     pub op: ::core::option::Option<command::Op>,
 }
 /// Nested message and enum types in `Command`.
@@ -164,6 +180,8 @@ pub mod command {
         Cancel(super::Cancel),
         #[prost(message, tag = "15")]
         Unfreeze(super::Unfreeze),
+        #[prost(message, tag = "16")]
+        Heartbeat(super::Heartbeat),
     }
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -180,6 +198,15 @@ pub struct StartRun {
     pub input: ::prost::alloc::string::String,
     #[prost(string, tag = "3")]
     pub key: ::prost::alloc::string::String,
+    #[prost(string, tag = "4")]
+    pub input_by: ::prost::alloc::string::String,
+    #[prost(string, tag = "5")]
+    pub parent: ::prost::alloc::string::String,
+    /// 0 for the default.
+    #[prost(uint32, tag = "6")]
+    pub lease_ms: u32,
+    #[prost(message, optional, tag = "7")]
+    pub meta: ::core::option::Option<super::super::v1::Data>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ClaimRun {
@@ -187,6 +214,17 @@ pub struct ClaimRun {
     pub run: ::prost::alloc::string::String,
     #[prost(string, tag = "2")]
     pub key: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "3")]
+    pub lease_ms: u32,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Heartbeat {
+    #[prost(string, tag = "1")]
+    pub run: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "2")]
+    pub run_epoch: u32,
+    #[prost(uint64, optional, tag = "3")]
+    pub observed_through: ::core::option::Option<u64>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Publish {
@@ -211,18 +249,40 @@ pub struct Post {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Cancel {
-    #[prost(string, tag = "1")]
-    pub run: ::prost::alloc::string::String,
     #[prost(string, tag = "2")]
     pub key: ::prost::alloc::string::String,
     #[prost(bytes = "bytes", tag = "3")]
     pub body_hash: ::prost::bytes::Bytes,
+    /// 0 for a hard stop.
+    #[prost(uint32, tag = "7")]
+    pub graceful_ms: u32,
+    /// A word of docs/protocol/rules.md; empty for any.
+    #[prost(string, tag = "8")]
+    pub expect: ::prost::alloc::string::String,
+    #[prost(uint64, optional, tag = "9")]
+    pub as_of: ::core::option::Option<u64>,
+    #[prost(oneof = "cancel::Target", tags = "1, 4, 5, 6")]
+    pub target: ::core::option::Option<cancel::Target>,
+}
+/// Nested message and enum types in `Cancel`.
+pub mod cancel {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Target {
+        #[prost(string, tag = "1")]
+        Run(::prost::alloc::string::String),
+        #[prost(string, tag = "4")]
+        Subtree(::prost::alloc::string::String),
+        #[prost(message, tag = "5")]
+        Input(super::super::super::v1::InputTarget),
+        #[prost(message, tag = "6")]
+        Session(super::super::super::v1::SessionTarget),
+    }
 }
 /// The value of a state row; which variant belongs to which key stands in
 /// docs/protocol/storage.md.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Row {
-    #[prost(oneof = "row::Row", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12")]
+    #[prost(oneof = "row::Row", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13")]
     pub row: ::core::option::Option<row::Row>,
 }
 /// Nested message and enum types in `Row`.
@@ -253,6 +313,8 @@ pub mod row {
         Index(super::IndexRow),
         #[prost(message, tag = "12")]
         Timer(super::TimerRow),
+        #[prost(message, tag = "13")]
+        Tombstone(super::TombstoneRow),
     }
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -313,6 +375,33 @@ pub struct RunRow {
     pub open_messages: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     #[prost(uint32, tag = "9")]
     pub open_parts: u32,
+    /// The author of `input`; empty when the starter did not say.
+    #[prost(string, tag = "10")]
+    pub input_by: ::prost::alloc::string::String,
+    #[prost(string, tag = "11")]
+    pub parent: ::prost::alloc::string::String,
+    /// Runs above it.
+    #[prost(uint32, tag = "12")]
+    pub depth: u32,
+    /// 0 where the rules that granted it knew no leases.
+    #[prost(uint32, tag = "13")]
+    pub lease_ms: u32,
+    /// While it is orphaned: when it is given up.
+    #[prost(uint64, optional, tag = "14")]
+    pub lost_at_ms: ::core::option::Option<u64>,
+    /// The signal that its writer has not been seen to have seen.
+    #[prost(uint64, optional, tag = "15")]
+    pub unobserved: ::core::option::Option<u64>,
+    #[prost(message, optional, tag = "16")]
+    pub epilogue: ::core::option::Option<EpilogueRow>,
+}
+/// What the writer of a cancelled run may still append.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EpilogueRow {
+    #[prost(uint32, tag = "1")]
+    pub run_epoch: u32,
+    #[prost(uint64, tag = "2")]
+    pub until_ms: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct EpochRow {
@@ -363,10 +452,23 @@ pub struct PartRow {
     #[prost(uint64, tag = "4")]
     pub deltas: u64,
 }
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct InputRow {
     #[prost(uint64, tag = "1")]
     pub offset: u64,
+    /// The run that was started last to answer it.
+    #[prost(string, tag = "2")]
+    pub run: ::prost::alloc::string::String,
+}
+/// A stop of an input that no run answers yet.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TombstoneRow {
+    #[prost(uint64, tag = "1")]
+    pub cancel_offset: u64,
+    #[prost(message, optional, tag = "2")]
+    pub by: ::core::option::Option<super::super::v1::Author>,
+    #[prost(uint64, tag = "3")]
+    pub until_ms: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct KeyRow {
@@ -382,10 +484,13 @@ pub struct KeyRow {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct IndexRow {}
 /// A deadline that stands. When and about what stands in its key.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct TimerRow {
     #[prost(uint64, tag = "1")]
     pub guard: u64,
+    /// The run that it is about, where its kind is about one.
+    #[prost(string, tag = "2")]
+    pub run: ::prost::alloc::string::String,
 }
 /// What a group has applied: written in the batch of the rows and events that it covers.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -476,6 +581,7 @@ pub enum RunState {
     Completed = 2,
     Failed = 3,
     Cancelled = 4,
+    Orphaned = 5,
 }
 impl RunState {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -489,6 +595,7 @@ impl RunState {
             Self::Completed => "RUN_STATE_COMPLETED",
             Self::Failed => "RUN_STATE_FAILED",
             Self::Cancelled => "RUN_STATE_CANCELLED",
+            Self::Orphaned => "RUN_STATE_ORPHANED",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -499,6 +606,7 @@ impl RunState {
             "RUN_STATE_COMPLETED" => Some(Self::Completed),
             "RUN_STATE_FAILED" => Some(Self::Failed),
             "RUN_STATE_CANCELLED" => Some(Self::Cancelled),
+            "RUN_STATE_ORPHANED" => Some(Self::Orphaned),
             _ => None,
         }
     }
@@ -544,7 +652,7 @@ pub struct Placement {
 /// What a log entry of the metadata group asks for.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct TopologyChange {
-    #[prost(oneof = "topology_change::Change", tags = "1, 2, 3, 4, 5, 6, 7")]
+    #[prost(oneof = "topology_change::Change", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9")]
     pub change: ::core::option::Option<topology_change::Change>,
 }
 /// Nested message and enum types in `TopologyChange`.
@@ -565,8 +673,16 @@ pub mod topology_change {
         Place(super::PlaceShard),
         #[prost(message, tag = "7")]
         Voters(super::SetVoters),
+        /// What a leader proposes unasked, as in a shard: newer rules for this group, once every node
+        /// knows them; and that each replica remembers what it holds at this entry.
+        #[prost(uint32, tag = "8")]
+        RaiseRules(u32),
+        #[prost(message, tag = "9")]
+        Audit(super::AuditTopology),
     }
 }
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AuditTopology {}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct FormCluster {
     #[prost(message, repeated, tag = "1")]

@@ -57,7 +57,7 @@ pub struct Draft {
     pub raw: ::core::option::Option<Raw>,
     #[prost(
         oneof = "draft::Body",
-        tags = "16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28"
+        tags = "16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31"
     )]
     pub body: ::core::option::Option<draft::Body>,
 }
@@ -91,6 +91,12 @@ pub mod draft {
         SignalCancel(super::SignalCancel),
         #[prost(message, tag = "28")]
         App(super::App),
+        #[prost(message, tag = "29")]
+        RunOrphaned(super::RunOrphaned),
+        #[prost(message, tag = "30")]
+        RunEpilogue(super::RunEpilogue),
+        #[prost(message, tag = "31")]
+        SignalObserved(super::SignalObserved),
     }
 }
 /// A provider's chunk, or anything else that the server does not read.
@@ -125,10 +131,22 @@ pub struct RunStarted {
     /// The input that the run answers.
     #[prost(string, tag = "1")]
     pub input: ::prost::alloc::string::String,
+    /// Whose input it is; empty when the starter did not say.
+    #[prost(string, tag = "2")]
+    pub input_by: ::prost::alloc::string::String,
+    /// The run that it works for.
+    #[prost(string, tag = "3")]
+    pub parent: ::prost::alloc::string::String,
+    /// What the application says about it.
+    #[prost(message, optional, tag = "4")]
+    pub meta: ::core::option::Option<Data>,
 }
 /// run.claimed: the stamp carries the new epoch.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RunClaimed {}
+/// run.orphaned: its writer was silent for its whole lease; the stamp says which.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RunOrphaned {}
 /// run.completed
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RunCompleted {}
@@ -144,6 +162,12 @@ pub struct RunCancelled {
     /// Where the signal was committed.
     #[prost(uint64, tag = "1")]
     pub cancel_offset: u64,
+}
+/// run.epilogue: what a run that was stopped gracefully still has to say; never part of its text.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RunEpilogue {
+    #[prost(message, optional, tag = "1")]
+    pub data: ::core::option::Option<Data>,
 }
 /// message.start
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -218,8 +242,46 @@ pub struct Input {
 /// signal.cancel
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SignalCancel {
+    /// For how long an epilogue may follow; 0: not at all.
+    #[prost(uint32, tag = "5")]
+    pub graceful_ms: u32,
+    /// What was to be cancelled.
+    #[prost(oneof = "signal_cancel::Target", tags = "1, 2, 3, 4")]
+    pub target: ::core::option::Option<signal_cancel::Target>,
+}
+/// Nested message and enum types in `SignalCancel`.
+pub mod signal_cancel {
+    /// What was to be cancelled.
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Target {
+        #[prost(string, tag = "1")]
+        Run(::prost::alloc::string::String),
+        /// A run and all that work for it.
+        #[prost(string, tag = "2")]
+        Subtree(::prost::alloc::string::String),
+        #[prost(message, tag = "3")]
+        Input(super::InputTarget),
+        #[prost(message, tag = "4")]
+        Session(super::SessionTarget),
+    }
+}
+/// The runs that answer an input, also those that will start soon.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct InputTarget {
     #[prost(string, tag = "1")]
-    pub run: ::prost::alloc::string::String,
+    pub input: ::prost::alloc::string::String,
+    /// Its author; empty for the caller's own.
+    #[prost(string, tag = "2")]
+    pub input_by: ::prost::alloc::string::String,
+}
+/// Every live run of the session.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SessionTarget {}
+/// signal.observed: the writer of the run has seen a signal.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SignalObserved {
+    #[prost(uint64, tag = "1")]
+    pub signal_offset: u64,
 }
 /// app
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -237,6 +299,8 @@ pub enum ParticipantKind {
     Agent = 2,
     Operator = 3,
     Edge = 4,
+    /// The server itself, for what nobody asked for; never in a token.
+    Server = 5,
 }
 impl ParticipantKind {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -250,6 +314,7 @@ impl ParticipantKind {
             Self::Agent => "PARTICIPANT_KIND_AGENT",
             Self::Operator => "PARTICIPANT_KIND_OPERATOR",
             Self::Edge => "PARTICIPANT_KIND_EDGE",
+            Self::Server => "PARTICIPANT_KIND_SERVER",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -260,6 +325,7 @@ impl ParticipantKind {
             "PARTICIPANT_KIND_AGENT" => Some(Self::Agent),
             "PARTICIPANT_KIND_OPERATOR" => Some(Self::Operator),
             "PARTICIPANT_KIND_EDGE" => Some(Self::Edge),
+            "PARTICIPANT_KIND_SERVER" => Some(Self::Server),
             _ => None,
         }
     }
@@ -486,10 +552,11 @@ pub struct ErrorDetails {
     #[prost(uint64, optional, tag = "16")]
     pub map_version: ::core::option::Option<u64>,
 }
-/// The first message opens, all others are batches.
+/// The first message opens; all others are batches, or signs of life while there is nothing to
+/// write.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct PublishStreamRequest {
-    #[prost(oneof = "publish_stream_request::Message", tags = "1, 2")]
+    #[prost(oneof = "publish_stream_request::Message", tags = "1, 2, 3")]
     pub message: ::core::option::Option<publish_stream_request::Message>,
 }
 /// Nested message and enum types in `PublishStreamRequest`.
@@ -500,7 +567,17 @@ pub mod publish_stream_request {
         Open(super::PublishOpen),
         #[prost(message, tag = "2")]
         Batch(super::PublishBatch),
+        #[prost(message, tag = "3")]
+        Heartbeat(super::PublishHeartbeat),
     }
+}
+/// The writer lives. Send one in each third of the lease in which no batch was sent. No answer; a
+/// refusal has first_seq 0.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PublishHeartbeat {
+    /// The writer has seen all events up to here: a stop among them is noted as observed.
+    #[prost(uint64, optional, tag = "1")]
+    pub observed_through: ::core::option::Option<u64>,
 }
 /// Which run this stream writes.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -2255,6 +2332,18 @@ pub struct StartRequest {
     /// Makes a retry safe for 24 h.
     #[prost(string, tag = "4")]
     pub key: ::prost::alloc::string::String,
+    /// Whose input it is: the author of its event. With it a stop of that input finds the run.
+    #[prost(string, tag = "5")]
+    pub input_by: ::prost::alloc::string::String,
+    /// The live run that it works for, in the same session.
+    #[prost(string, tag = "6")]
+    pub parent: ::prost::alloc::string::String,
+    /// For how long the writer may be silent, 5 s to 1 h; 0 for the default, 15 s.
+    #[prost(uint32, tag = "7")]
+    pub lease_ms: u32,
+    /// What the application says about it, at most 16 KiB; shown in run.started.
+    #[prost(message, optional, tag = "8")]
+    pub meta: ::core::option::Option<Data>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct StartResponse {
@@ -2266,6 +2355,9 @@ pub struct StartResponse {
     pub offset: u64,
     #[prost(bool, tag = "4")]
     pub duplicate: bool,
+    /// For how long the writer may be silent; 0 while the shard speaks rules without leases.
+    #[prost(uint32, tag = "5")]
+    pub lease_ms: u32,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ClaimRequest {
@@ -2275,6 +2367,9 @@ pub struct ClaimRequest {
     pub run: ::prost::alloc::string::String,
     #[prost(string, tag = "3")]
     pub key: ::prost::alloc::string::String,
+    /// As in StartRequest.
+    #[prost(uint32, tag = "4")]
+    pub lease_ms: u32,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ClaimResponse {
@@ -2286,6 +2381,34 @@ pub struct ClaimResponse {
     pub offset: u64,
     #[prost(bool, tag = "4")]
     pub duplicate: bool,
+    /// As in StartResponse.
+    #[prost(uint32, tag = "5")]
+    pub lease_ms: u32,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct HeartbeatRequest {
+    #[prost(string, tag = "1")]
+    pub session: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub run: ::prost::alloc::string::String,
+    /// As granted.
+    #[prost(uint32, tag = "3")]
+    pub run_epoch: u32,
+    /// As in PublishHeartbeat.
+    #[prost(uint64, optional, tag = "4")]
+    pub observed_through: ::core::option::Option<u64>,
+    /// As in PublishOpen.
+    #[prost(string, tag = "5")]
+    pub session_epoch: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct HeartbeatResponse {
+    /// running; cancelled when this told that the stop was seen.
+    #[prost(string, tag = "1")]
+    pub state: ::prost::alloc::string::String,
+    /// Where signal.observed stands, if this call committed it.
+    #[prost(uint64, optional, tag = "2")]
+    pub observed: ::core::option::Option<u64>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetRequest {
@@ -2298,7 +2421,7 @@ pub struct GetRequest {
 pub struct GetResponse {
     #[prost(string, tag = "1")]
     pub run: ::prost::alloc::string::String,
-    /// running, completed, failed or cancelled.
+    /// running, orphaned, completed, failed or cancelled.
     #[prost(string, tag = "2")]
     pub state: ::prost::alloc::string::String,
     #[prost(uint32, tag = "3")]
@@ -2317,16 +2440,46 @@ pub struct GetResponse {
     pub last_seq: u64,
     #[prost(uint64, tag = "9")]
     pub last_offset: u64,
+    #[prost(string, tag = "10")]
+    pub input_by: ::prost::alloc::string::String,
+    /// The run that it works for.
+    #[prost(string, tag = "11")]
+    pub parent: ::prost::alloc::string::String,
+    /// For how long its writer may be silent; 0 where none was granted.
+    #[prost(uint32, tag = "12")]
+    pub lease_ms: u32,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CancelRequest {
     #[prost(string, tag = "1")]
     pub session: ::prost::alloc::string::String,
+    /// Exactly one of run, subtree, input and all.
     #[prost(string, tag = "2")]
     pub run: ::prost::alloc::string::String,
     /// Required; makes a retry safe for 24 h.
     #[prost(string, tag = "3")]
     pub key: ::prost::alloc::string::String,
+    /// A run, which may have ended, and all that work for it.
+    #[prost(string, tag = "4")]
+    pub subtree: ::prost::alloc::string::String,
+    /// The runs that answer an input, also those that will start within ten minutes.
+    #[prost(string, tag = "5")]
+    pub input: ::prost::alloc::string::String,
+    /// The author of the input; empty for the caller's own.
+    #[prost(string, tag = "6")]
+    pub input_by: ::prost::alloc::string::String,
+    /// Every live run of the session.
+    #[prost(bool, tag = "7")]
+    pub all: bool,
+    /// The writers may still append run.epilogue for so long, at most 30 s; 0: nothing.
+    #[prost(uint32, tag = "8")]
+    pub graceful_ms: u32,
+    /// The named run must be in this state, or the answer is WRONG_STATE.
+    #[prost(string, tag = "9")]
+    pub expect: ::prost::alloc::string::String,
+    /// Runs that started after this offset are spared: what the caller had seen.
+    #[prost(uint64, optional, tag = "10")]
+    pub as_of: ::core::option::Option<u64>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CancelResponse {
@@ -2444,7 +2597,7 @@ pub mod runs_client {
             req.extensions_mut().insert(GrpcMethod::new("everwire.v1.Runs", "Start"));
             self.inner.unary(req, path, codec).await
         }
-        /// Takes over one's own live run and grants the next run_epoch.
+        /// Takes over one's own live run, or anybody's orphaned one, and grants the next run_epoch.
         pub async fn claim(
             &mut self,
             request: impl tonic::IntoRequest<super::ClaimRequest>,
@@ -2461,6 +2614,31 @@ pub mod runs_client {
             let path = http::uri::PathAndQuery::from_static("/everwire.v1.Runs/Claim");
             let mut req = request.into_request();
             req.extensions_mut().insert(GrpcMethod::new("everwire.v1.Runs", "Claim"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// A sign of life of a run's writer, for those who hold no publish stream.
+        pub async fn heartbeat(
+            &mut self,
+            request: impl tonic::IntoRequest<super::HeartbeatRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::HeartbeatResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/everwire.v1.Runs/Heartbeat",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("everwire.v1.Runs", "Heartbeat"));
             self.inner.unary(req, path, codec).await
         }
         pub async fn get(
@@ -2501,11 +2679,19 @@ pub mod runs_server {
             &self,
             request: tonic::Request<super::StartRequest>,
         ) -> std::result::Result<tonic::Response<super::StartResponse>, tonic::Status>;
-        /// Takes over one's own live run and grants the next run_epoch.
+        /// Takes over one's own live run, or anybody's orphaned one, and grants the next run_epoch.
         async fn claim(
             &self,
             request: tonic::Request<super::ClaimRequest>,
         ) -> std::result::Result<tonic::Response<super::ClaimResponse>, tonic::Status>;
+        /// A sign of life of a run's writer, for those who hold no publish stream.
+        async fn heartbeat(
+            &self,
+            request: tonic::Request<super::HeartbeatRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::HeartbeatResponse>,
+            tonic::Status,
+        >;
         async fn get(
             &self,
             request: tonic::Request<super::GetRequest>,
@@ -2659,6 +2845,49 @@ pub mod runs_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ClaimSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/everwire.v1.Runs/Heartbeat" => {
+                    #[allow(non_camel_case_types)]
+                    struct HeartbeatSvc<T: Runs>(pub Arc<T>);
+                    impl<T: Runs> tonic::server::UnaryService<super::HeartbeatRequest>
+                    for HeartbeatSvc<T> {
+                        type Response = super::HeartbeatResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::HeartbeatRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Runs>::heartbeat(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = HeartbeatSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
@@ -3051,6 +3280,9 @@ pub struct StatusResponse {
     pub shards: ::prost::alloc::vec::Vec<ShardStatus>,
     #[prost(string, tag = "4")]
     pub version: ::prost::alloc::string::String,
+    /// The rules that the metadata group speaks; see ShardStatus.
+    #[prost(uint32, tag = "5")]
+    pub metadata_rules: u32,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct NodeStatus {
@@ -3060,8 +3292,51 @@ pub struct NodeStatus {
     pub addr: ::prost::alloc::string::String,
     #[prost(bool, tag = "3")]
     pub alive: bool,
+    #[prost(string, tag = "4")]
+    pub name: ::prost::alloc::string::String,
+    /// Its replicas are being moved elsewhere, then it goes for ever.
+    #[prost(bool, tag = "5")]
+    pub leaving: bool,
+    /// Shards that it leads, and shards of which it holds a replica.
+    #[prost(uint32, tag = "6")]
+    pub leads: u32,
+    #[prost(uint32, tag = "7")]
+    pub holds: u32,
+    /// Of the metadata group.
+    #[prost(bool, tag = "8")]
+    pub metadata_leader: bool,
+    #[prost(bool, tag = "9")]
+    pub metadata_voter: bool,
+    /// What it said of itself last; absent when it has said nothing for a while.
+    #[prost(message, optional, tag = "10")]
+    pub meters: ::core::option::Option<NodeMeters>,
+    /// The newest rules that its build knows; 0 while it has not said so lately.
+    #[prost(uint32, tag = "11")]
+    pub rules: u32,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+/// What a node says of itself.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct NodeMeters {
+    /// Bytes of its disk, and those left; 0 when it does not know.
+    #[prost(uint64, tag = "1")]
+    pub disk_total: u64,
+    #[prost(uint64, tag = "2")]
+    pub disk_available: u64,
+    /// Elections that its groups have seen since it started.
+    #[prost(uint64, tag = "3")]
+    pub elections: u64,
+    /// Bytes of commands that wait there, for the log or on their way to a leader elsewhere.
+    #[prost(uint64, tag = "4")]
+    pub queued_bytes: u64,
+    /// Synced writes of its log in the last minute, and how long they took.
+    #[prost(uint64, tag = "5")]
+    pub syncs: u64,
+    #[prost(uint64, tag = "6")]
+    pub sync_p50_us: u64,
+    #[prost(uint64, tag = "7")]
+    pub sync_p99_us: u64,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ShardStatus {
     #[prost(uint32, tag = "1")]
     pub id: u32,
@@ -3076,6 +3351,22 @@ pub struct ShardStatus {
     pub applied: u64,
     #[prost(uint64, tag = "6")]
     pub committed: u64,
+    /// How far the other members are behind the leader's log, as the leader knows; empty while it has
+    /// not said so.
+    #[prost(message, repeated, tag = "7")]
+    pub followers: ::prost::alloc::vec::Vec<FollowerStatus>,
+    /// The rules that its state speaks: raised once every member knows newer ones, never lowered. A
+    /// node that knows only older ones cannot hold it. 0 while nobody has said so.
+    #[prost(uint32, tag = "8")]
+    pub rules: u32,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FollowerStatus {
+    #[prost(uint64, tag = "1")]
+    pub node: u64,
+    /// In entries.
+    #[prost(uint64, tag = "2")]
+    pub lag: u64,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct WatchRequest {}

@@ -10,6 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use everwire_core::Refusal;
 use everwire_core::clock::Timestamp;
+use everwire_core::control::Cancel;
 use everwire_core::event::Kind;
 use everwire_core::event::{
     Author, Body, Codec, Data, Draft, Event, MessageStatus, PartKind, ParticipantKind, Raw, Role,
@@ -21,6 +22,7 @@ use serde_json::value::RawValue;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use crate::control::{CancelFields, input_ref};
 use crate::event::forget_position;
 use crate::field::{self, malformed};
 use crate::v1;
@@ -258,12 +260,24 @@ fn body(event: &Fields<'_>) -> Result<(Body, Option<Raw>), Refusal> {
     Ok((body_of(kind, &fields)?, raw))
 }
 
+fn run_started(fields: &Fields<'_>) -> Result<Body, Refusal> {
+    let input = fields.text("input")?.unwrap_or_default();
+    let author = fields.text("input_by")?.unwrap_or_default();
+    Ok(Body::RunStarted {
+        input: input_ref(&input, &author)?,
+        parent: fields.name("parent")?,
+        meta: data_in(fields, "meta", "meta_base64")?,
+    })
+}
+
 fn body_of(kind: Kind, fields: &Fields<'_>) -> Result<Body, Refusal> {
     Ok(match kind {
-        Kind::RunStarted => Body::RunStarted {
-            input: fields.name("input")?,
-        },
+        Kind::RunStarted => run_started(fields)?,
         Kind::RunClaimed => Body::RunClaimed,
+        Kind::RunOrphaned => Body::RunOrphaned,
+        Kind::RunEpilogue => Body::RunEpilogue {
+            data: data(fields)?,
+        },
         Kind::RunCompleted => Body::RunCompleted,
         Kind::RunFailed => Body::RunFailed {
             reason: fields.some_text("reason")?,
@@ -308,8 +322,15 @@ fn body_of(kind: Kind, fields: &Fields<'_>) -> Result<Body, Refusal> {
             text: fields.some_text("text")?,
             data: data(fields)?,
         },
-        Kind::SignalCancel => Body::SignalCancel {
-            run: fields.some_name("run")?,
+        Kind::SignalCancel => {
+            let cancel = cancel(fields)?;
+            Body::SignalCancel {
+                target: cancel.target,
+                grace_ms: cancel.grace_ms,
+            }
+        },
+        Kind::SignalObserved => Body::SignalObserved {
+            signal_offset: fields.some_offset("signal_offset")?,
         },
         Kind::App => Body::App {
             name: fields.some_text("name")?,
@@ -319,16 +340,38 @@ fn body_of(kind: Kind, fields: &Fields<'_>) -> Result<Body, Refusal> {
 }
 
 fn data(fields: &Fields<'_>) -> Result<Option<Data>, Refusal> {
-    let binary = fields.bytes("data_base64")?;
-    match (fields.fields.get("data"), binary) {
+    data_in(fields, "data", "data_base64")
+}
+
+fn data_in(fields: &Fields<'_>, json: &str, base64: &str) -> Result<Option<Data>, Refusal> {
+    let binary = fields.bytes(base64)?;
+    match (fields.fields.get(json), binary) {
         (None, None) => Ok(None),
         (None, Some(bytes)) => Ok(Some(Data::Binary(bytes))),
         (Some(raw), None) => {
-            field::json(&fields.full("data"), raw.get())?;
+            field::json(&fields.full(json), raw.get())?;
             Ok(Some(Data::Json(raw.get().to_owned())))
         },
-        (Some(_), Some(_)) => Err(fields.malformed("data", "stands beside data_base64")),
+        (Some(_), Some(_)) => Err(fields.malformed(json, format!("stands beside {base64}"))),
     }
+}
+
+// === Stops ===
+
+/// The fields of a cancel, among whatever else stands there.
+pub(crate) fn cancel(fields: &Fields<'_>) -> Result<Cancel, Refusal> {
+    let text = |name: &str| Ok::<_, Refusal>(fields.text(name)?.unwrap_or_default());
+    let fields = CancelFields {
+        run: text("run")?,
+        subtree: text("subtree")?,
+        input: text("input")?,
+        input_by: text("input_by")?,
+        all: fields.flag("all")?,
+        graceful_ms: fields.small("graceful_ms")?.unwrap_or(0),
+        expect: text("expect")?,
+        as_of: fields.number("as_of")?,
+    };
+    fields.read()
 }
 
 // === Refusals ===

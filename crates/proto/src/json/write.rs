@@ -5,9 +5,10 @@ use std::fmt;
 use base64::display::Base64Display;
 use base64::engine::general_purpose::STANDARD;
 use everwire_core::clock::Timestamp;
+use everwire_core::control::{InputRef, Target};
 use everwire_core::event::{Body, Data, Draft, Event, Raw};
 use everwire_core::position::{Offset, SessionEpoch};
-use everwire_core::{Details, Refusal};
+use everwire_core::{Details, Refusal, RunId};
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 use time::OffsetDateTime;
@@ -173,7 +174,17 @@ struct BodyJson<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     run: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    subtree: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     input: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    input_by: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    all: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    graceful_ms: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parent: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     message: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -195,6 +206,12 @@ struct BodyJson<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     cancel_offset: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    signal_offset: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    meta: Option<AsWritten<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    meta_base64: Option<Base64<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     data: Option<AsWritten<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     data_base64: Option<Base64<'a>>,
@@ -212,8 +229,13 @@ impl<'a> BodyJson<'a> {
             ..Self::default()
         };
         match body {
-            Body::RunStarted { input } => json.input = input.as_ref().map(|input| input.as_str()),
-            Body::RunClaimed | Body::RunCompleted => {},
+            Body::RunStarted {
+                input,
+                parent,
+                meta,
+            } => json.of_start(input.as_ref(), parent.as_ref(), meta.as_ref()),
+            Body::RunClaimed | Body::RunOrphaned | Body::RunCompleted => {},
+            Body::RunEpilogue { data } => json.with_data(data.as_ref()),
             Body::RunFailed { reason } => json.reason = Some(reason),
             Body::RunCancelled { cancel_offset } => json.cancel_offset = Some(cancel_offset.get()),
             Body::MessageStart { message, role } => {
@@ -255,13 +277,39 @@ impl<'a> BodyJson<'a> {
                 json.text = Some(text);
                 json.with_data(data.as_ref());
             },
-            Body::SignalCancel { run } => json.run = Some(run.as_str()),
+            Body::SignalCancel { target, grace_ms } => {
+                json.with_target(target);
+                json.graceful_ms = *grace_ms;
+            },
+            Body::SignalObserved { signal_offset } => {
+                json.signal_offset = Some(signal_offset.get());
+            },
             Body::App { name, data } => {
                 json.name = Some(name);
                 json.with_data(data.as_ref());
             },
         }
         json
+    }
+
+    fn of_start(
+        &mut self,
+        input: Option<&'a InputRef>,
+        parent: Option<&'a RunId>,
+        meta: Option<&'a Data>,
+    ) {
+        self.with_input(input);
+        self.parent = parent.map(|parent| parent.as_str());
+        (self.meta, self.meta_base64) = written(meta);
+    }
+
+    fn with_target(&mut self, target: &'a Target) {
+        match target {
+            Target::Run(run) => self.run = Some(run.as_str()),
+            Target::Subtree(root) => self.subtree = Some(root.as_str()),
+            Target::Input(input) => self.with_input(Some(input)),
+            Target::Session => self.all = Some(true),
+        }
     }
 
     fn of_part(&mut self, message: &'a str, part: &'a str, data: Option<&'a Data>) {
@@ -271,11 +319,22 @@ impl<'a> BodyJson<'a> {
     }
 
     fn with_data(&mut self, data: Option<&'a Data>) {
-        match data {
-            Some(Data::Json(text)) => self.data = Some(AsWritten(text)),
-            Some(Data::Binary(bytes)) => self.data_base64 = Some(Base64(bytes)),
-            None => {},
-        }
+        (self.data, self.data_base64) = written(data);
+    }
+
+    fn with_input(&mut self, input: Option<&'a InputRef>) {
+        self.input = input.map(|input| input.input.as_str());
+        let author = input.and_then(|input| input.author.as_ref());
+        self.input_by = author.map(|author| author.as_str());
+    }
+}
+
+/// A payload of the application's: JSON as it was written, or other bytes.
+fn written(data: Option<&Data>) -> (Option<AsWritten<'_>>, Option<Base64<'_>>) {
+    match data {
+        Some(Data::Json(text)) => (Some(AsWritten(text)), None),
+        Some(Data::Binary(bytes)) => (None, Some(Base64(bytes))),
+        None => (None, None),
     }
 }
 

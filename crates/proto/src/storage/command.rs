@@ -1,14 +1,16 @@
 //! Batches of commands: what a shard's log carries.
 
 use everwire_core::clock::Timestamp;
-use everwire_core::command::{Batch, Command, Control, Fire, Op};
+use everwire_core::command::{Batch, Command, Control, Expire, Fire, Op, StartRun};
+use everwire_core::control::{Cancel, Guard, Lease, Target};
 use everwire_core::event::Draft;
 use everwire_core::ids::{SessionNo, Slot};
-use everwire_core::position::{RunEpoch, Seq};
+use everwire_core::position::{Offset, RunEpoch, Seq};
 use everwire_core::row::{SessionKey, TimerKind};
 
 use super::{StorageError, damaged};
-use crate::event::{Source, draft_from, text};
+use crate::control::{input_from, input_ref, input_target, state};
+use crate::event::{Source, data_from, data_to, draft_from, text};
 use crate::field;
 use crate::storage_v1 as disk;
 use crate::storage_v1::command::Op as DiskOp;
@@ -21,7 +23,7 @@ pub(super) fn batch_to(batch: &Batch) -> disk::Batch {
         rules_version: batch.rules_version,
         commands: batch.commands.iter().map(command_to).collect(),
         timeline: batch.timeline,
-        control: batch.control.iter().copied().map(control_to).collect(),
+        control: batch.control.iter().map(control_to).collect(),
     }
 }
 
@@ -37,9 +39,11 @@ pub(super) fn batch_from(batch: disk::Batch) -> Result<Batch, StorageError> {
     })
 }
 
-fn control_to(control: Control) -> disk::Control {
+fn control_to(control: &Control) -> disk::Control {
     let kind = match control {
-        Control::RaiseRules { version } => DiskControl::RaiseRules(disk::RaiseRules { version }),
+        Control::RaiseRules { version } => {
+            DiskControl::RaiseRules(disk::RaiseRules { version: *version })
+        },
         Control::Fire(fire) => DiskControl::Fire(disk::Fire {
             slot: fire.session.slot.get().into(),
             session_no: fire.session.session_no.0,
@@ -48,6 +52,13 @@ fn control_to(control: Control) -> disk::Control {
             guard: fire.guard,
         }),
         Control::Audit => DiskControl::Audit(disk::Audit {}),
+        Control::Expire(expire) => DiskControl::Expire(disk::Expire {
+            slot: expire.session.slot.get().into(),
+            session_no: expire.session.session_no.0,
+            run: expire.run.to_string(),
+            run_epoch: expire.run_epoch.0,
+            last_offset: expire.last_offset.get(),
+        }),
     };
     disk::Control { kind: Some(kind) }
 }
@@ -60,19 +71,33 @@ fn control_from(control: disk::Control) -> Result<Control, StorageError> {
         },
         Some(DiskControl::Audit(disk::Audit {})) => Ok(Control::Audit),
         Some(DiskControl::Fire(fire)) => fire_from(fire).map(Control::Fire),
+        Some(DiskControl::Expire(expire)) => expire_from(&expire).map(Control::Expire),
         None => Err(damaged("a control of no kind that is known")),
     }
 }
 
+fn session_from(slot: u32, session_no: u64) -> Result<SessionKey, StorageError> {
+    let slot = u16::try_from(slot).ok().and_then(Slot::new);
+    Ok(SessionKey {
+        slot: slot.ok_or_else(|| damaged("a session of no slot"))?,
+        session_no: SessionNo(session_no),
+    })
+}
+
+fn expire_from(expire: &disk::Expire) -> Result<Expire, StorageError> {
+    Ok(Expire {
+        session: session_from(expire.slot, expire.session_no)?,
+        run: field::name("run", &expire.run)?,
+        run_epoch: RunEpoch(expire.run_epoch),
+        last_offset: field::offset("last_offset", expire.last_offset)?,
+    })
+}
+
 fn fire_from(fire: disk::Fire) -> Result<Fire, StorageError> {
-    let slot = u16::try_from(fire.slot).ok().and_then(Slot::new);
     let kind = u8::try_from(fire.kind).ok();
     let kind = kind.and_then(TimerKind::of_number);
     Ok(Fire {
-        session: SessionKey {
-            slot: slot.ok_or_else(|| damaged("a timer of no slot"))?,
-            session_no: SessionNo(fire.session_no),
-        },
+        session: session_from(fire.slot, fire.session_no)?,
         due: Timestamp(fire.due_ms),
         kind: kind.ok_or_else(|| damaged("a timer of no kind that is known"))?,
         guard: fire.guard,
@@ -110,14 +135,20 @@ fn op_to(op: &Op) -> DiskOp {
         Op::CreateSession => DiskOp::CreateSession(disk::CreateSession {}),
         Op::DeleteSession => DiskOp::DeleteSession(disk::DeleteSession {}),
         Op::Unfreeze => DiskOp::Unfreeze(disk::Unfreeze {}),
-        Op::StartRun { run, input, key } => DiskOp::StartRun(disk::StartRun {
+        Op::StartRun(start) => DiskOp::StartRun(start_to(start)),
+        Op::ClaimRun { run, lease, key } => DiskOp::ClaimRun(disk::ClaimRun {
             run: run.to_string(),
-            input: text(input.as_ref()),
             key: text(key.as_ref()),
+            lease_ms: lease.map_or(0, Lease::ms),
         }),
-        Op::ClaimRun { run, key } => DiskOp::ClaimRun(disk::ClaimRun {
+        Op::Heartbeat {
+            run,
+            run_epoch,
+            observed_through,
+        } => DiskOp::Heartbeat(disk::Heartbeat {
             run: run.to_string(),
-            key: text(key.as_ref()),
+            run_epoch: run_epoch.0,
+            observed_through: observed_through.map(Offset::get),
         }),
         Op::Publish {
             run,
@@ -140,15 +171,75 @@ fn op_to(op: &Op) -> DiskOp {
             body_hash: hash_to(*body_hash),
         }),
         Op::Cancel {
-            run,
+            cancel,
             key,
             body_hash,
         } => DiskOp::Cancel(disk::Cancel {
-            run: run.to_string(),
+            target: Some(target_to(&cancel.target)),
             key: key.to_string(),
             body_hash: hash_to(*body_hash),
+            graceful_ms: cancel.grace_ms.unwrap_or(0),
+            expect: cancel
+                .guard
+                .state
+                .map_or_else(String::new, |state| state.as_str().to_owned()),
+            as_of: cancel.guard.as_of.map(Offset::get),
         }),
     }
+}
+
+fn start_to(start: &StartRun) -> disk::StartRun {
+    let input = start.input.as_ref();
+    disk::StartRun {
+        run: start.run.to_string(),
+        input: text(input.map(|input| &input.input)),
+        input_by: text(input.and_then(|input| input.author.as_ref())),
+        key: text(start.key.as_ref()),
+        parent: text(start.parent.as_ref()),
+        lease_ms: start.lease.map_or(0, Lease::ms),
+        meta: data_to(start.meta.as_ref()),
+    }
+}
+
+fn start_from(start: disk::StartRun) -> Result<StartRun, StorageError> {
+    Ok(StartRun {
+        run: field::name("run", &start.run)?,
+        input: input_ref(&start.input, &start.input_by)?,
+        parent: field::optional_name("parent", &start.parent)?,
+        lease: Lease::stored(start.lease_ms),
+        meta: data_from(start.meta, Source::Disk)?,
+        key: field::optional_name("key", &start.key)?,
+    })
+}
+
+fn target_to(target: &Target) -> disk::cancel::Target {
+    use disk::cancel::Target as Disk;
+    match target {
+        Target::Run(run) => Disk::Run(run.to_string()),
+        Target::Subtree(root) => Disk::Subtree(root.to_string()),
+        Target::Input(input) => Disk::Input(input_target(input)),
+        Target::Session => Disk::Session(v1::SessionTarget {}),
+    }
+}
+
+fn cancel_from(op: &disk::Cancel) -> Result<Cancel, StorageError> {
+    use disk::cancel::Target as Disk;
+    let target = match &op.target {
+        Some(Disk::Run(run)) => Target::Run(field::name("run", run)?),
+        Some(Disk::Subtree(root)) => Target::Subtree(field::name("subtree", root)?),
+        Some(Disk::Input(input)) => Target::Input(input_from(input)?),
+        Some(Disk::Session(v1::SessionTarget {})) => Target::Session,
+        None => return Err(damaged("a cancel of nothing that is known")),
+    };
+    let as_of = op.as_of.map(|as_of| field::offset("as_of", as_of));
+    Ok(Cancel {
+        target,
+        grace_ms: (op.graceful_ms > 0).then_some(op.graceful_ms),
+        guard: Guard {
+            state: state("expect", &op.expect)?,
+            as_of: as_of.transpose()?,
+        },
+    })
 }
 
 fn op_from(op: DiskOp) -> Result<Op, StorageError> {
@@ -156,14 +247,19 @@ fn op_from(op: DiskOp) -> Result<Op, StorageError> {
         DiskOp::CreateSession(disk::CreateSession {}) => Op::CreateSession,
         DiskOp::DeleteSession(disk::DeleteSession {}) => Op::DeleteSession,
         DiskOp::Unfreeze(disk::Unfreeze {}) => Op::Unfreeze,
-        DiskOp::StartRun(op) => Op::StartRun {
-            run: field::name("run", &op.run)?,
-            input: field::optional_name("input", &op.input)?,
-            key: field::optional_name("key", &op.key)?,
-        },
+        DiskOp::StartRun(op) => Op::StartRun(start_from(op)?),
         DiskOp::ClaimRun(op) => Op::ClaimRun {
             run: field::name("run", &op.run)?,
+            lease: Lease::stored(op.lease_ms),
             key: field::optional_name("key", &op.key)?,
+        },
+        DiskOp::Heartbeat(op) => Op::Heartbeat {
+            run: field::name("run", &op.run)?,
+            run_epoch: RunEpoch(op.run_epoch),
+            observed_through: op
+                .observed_through
+                .map(|through| field::offset("observed_through", through))
+                .transpose()?,
         },
         DiskOp::Publish(op) => Op::Publish {
             run: field::name("run", &op.run)?,
@@ -177,7 +273,7 @@ fn op_from(op: DiskOp) -> Result<Op, StorageError> {
             body_hash: hash_from(&op.body_hash)?,
         },
         DiskOp::Cancel(op) => Op::Cancel {
-            run: field::name("run", &op.run)?,
+            cancel: cancel_from(&op)?,
             key: field::name("key", &op.key)?,
             body_hash: hash_from(&op.body_hash)?,
         },

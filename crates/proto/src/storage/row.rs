@@ -4,12 +4,13 @@ use everwire_core::clock::Timestamp;
 use everwire_core::ids::{MessageId, PartId, SessionNo};
 use everwire_core::position::{Offset, RunEpoch, Seq};
 use everwire_core::row::{
-    BatchRow, EpochRow, Frozen, HeadRow, InputRow, KeyRow, MessageRow, NameRow, PartRow, Row,
-    RunRow, RunState, TimerRow,
+    BatchRow, EpilogueRow, EpochRow, Frozen, HeadRow, InputRow, KeyRow, MessageRow, NameRow,
+    PartRow, Row, RunRow, RunState, TimerRow, TombstoneRow,
 };
 
 use super::command::{hash_from, hash_to};
 use super::{StorageError, damaged};
+use crate::control::input_ref;
 use crate::event::text;
 use crate::storage_v1 as disk;
 use crate::storage_v1::row::Row as DiskRow;
@@ -44,6 +45,7 @@ pub(super) fn row_to(row: &Row) -> disk::Row {
         }),
         Row::Input(row) => DiskRow::Input(disk::InputRow {
             offset: row.offset.get(),
+            run: text(row.run.as_ref()),
         }),
         Row::Key(row) => DiskRow::Key(disk::KeyRow {
             body_hash: hash_to(row.body_hash),
@@ -51,7 +53,15 @@ pub(super) fn row_to(row: &Row) -> disk::Row {
             run_epoch: row.run_epoch.map_or(0, |epoch| epoch.0),
             time_ms: row.time.0,
         }),
-        Row::Timer(row) => DiskRow::Timer(disk::TimerRow { guard: row.guard }),
+        Row::Tombstone(row) => DiskRow::Tombstone(disk::TombstoneRow {
+            cancel_offset: row.cancel_offset.get(),
+            by: Some((&row.by).into()),
+            until_ms: row.until.0,
+        }),
+        Row::Timer(row) => DiskRow::Timer(disk::TimerRow {
+            guard: row.guard,
+            run: text(row.run.as_ref()),
+        }),
         Row::Index => DiskRow::Index(disk::IndexRow {}),
     };
     disk::Row { row: Some(row) }
@@ -87,6 +97,7 @@ pub(super) fn row_from(row: disk::Row) -> Result<Row, StorageError> {
             }),
             DiskRow::Input(row) => Row::Input(InputRow {
                 offset: field::offset("offset", row.offset)?,
+                run: field::optional_name("run", &row.run)?,
             }),
             DiskRow::Key(row) => Row::Key(KeyRow {
                 body_hash: hash_from(&row.body_hash)?,
@@ -94,7 +105,18 @@ pub(super) fn row_from(row: disk::Row) -> Result<Row, StorageError> {
                 run_epoch: (row.run_epoch != 0).then_some(RunEpoch(row.run_epoch)),
                 time: Timestamp(row.time_ms),
             }),
-            DiskRow::Timer(row) => Row::Timer(TimerRow { guard: row.guard }),
+            DiskRow::Tombstone(row) => Row::Tombstone(TombstoneRow {
+                cancel_offset: field::offset("cancel_offset", row.cancel_offset)?,
+                by: row
+                    .by
+                    .ok_or_else(|| damaged("a stop that nobody pressed"))?
+                    .try_into()?,
+                until: Timestamp(row.until_ms),
+            }),
+            DiskRow::Timer(row) => Row::Timer(TimerRow {
+                guard: row.guard,
+                run: field::optional_name("run", &row.run)?,
+            }),
             DiskRow::Index(disk::IndexRow {}) => Row::Index,
         },
     )
@@ -139,6 +161,7 @@ fn head_from(row: &disk::HeadRow) -> Result<HeadRow, StorageError> {
 fn run_to(row: &RunRow) -> disk::RunRow {
     let state = match row.state {
         RunState::Running => disk::RunState::Running,
+        RunState::Orphaned => disk::RunState::Orphaned,
         RunState::Completed => disk::RunState::Completed,
         RunState::Failed => disk::RunState::Failed,
         RunState::Cancelled => disk::RunState::Cancelled,
@@ -147,7 +170,17 @@ fn run_to(row: &RunRow) -> disk::RunRow {
         state: state.into(),
         run_epoch: row.run_epoch.0,
         writer: row.writer.to_string(),
-        input: text(row.input.as_ref()),
+        input: text(row.input.as_ref().map(|input| &input.input)),
+        input_by: text(row.input.as_ref().and_then(|input| input.author.as_ref())),
+        parent: text(row.parent.as_ref()),
+        depth: row.depth,
+        lease_ms: row.lease_ms,
+        lost_at_ms: row.lost_at.map(|at| at.0),
+        unobserved: row.unobserved.map(Offset::get),
+        epilogue: row.epilogue.map(|epilogue| disk::EpilogueRow {
+            run_epoch: epilogue.run_epoch.0,
+            until_ms: epilogue.until.0,
+        }),
         started: row.started.get(),
         ended: row.ended.map(Offset::get),
         epoch_closed: row.epoch_closed,
@@ -159,18 +192,30 @@ fn run_to(row: &RunRow) -> disk::RunRow {
 fn run_from(row: disk::RunRow) -> Result<RunRow, StorageError> {
     let state = match row.state() {
         disk::RunState::Running => RunState::Running,
+        disk::RunState::Orphaned => RunState::Orphaned,
         disk::RunState::Completed => RunState::Completed,
         disk::RunState::Failed => RunState::Failed,
         disk::RunState::Cancelled => RunState::Cancelled,
         disk::RunState::Unspecified => return Err(damaged("a run without state")),
     };
     let ended = row.ended.map(|ended| field::offset("ended", ended));
+    let unobserved = row.unobserved;
+    let unobserved = unobserved.map(|offset| field::offset("unobserved", offset));
     let open_messages = row.open_messages.iter();
     Ok(RunRow {
         state,
         run_epoch: RunEpoch(row.run_epoch),
         writer: field::name("writer", &row.writer)?,
-        input: field::optional_name("input", &row.input)?,
+        input: input_ref(&row.input, &row.input_by)?,
+        parent: field::optional_name("parent", &row.parent)?,
+        depth: row.depth,
+        lease_ms: row.lease_ms,
+        lost_at: row.lost_at_ms.map(Timestamp),
+        unobserved: unobserved.transpose()?,
+        epilogue: row.epilogue.map(|epilogue| EpilogueRow {
+            run_epoch: RunEpoch(epilogue.run_epoch),
+            until: Timestamp(epilogue.until_ms),
+        }),
         started: field::offset("started", row.started)?,
         ended: ended.transpose()?,
         epoch_closed: row.epoch_closed,

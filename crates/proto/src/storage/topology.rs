@@ -90,6 +90,8 @@ pub fn change_to(change: &Change) -> disk::TopologyChange {
         Change::Voters { nodes } => DiskChange::Voters(disk::SetVoters {
             nodes: ids_to(nodes),
         }),
+        Change::RaiseRules { version } => DiskChange::RaiseRules(*version),
+        Change::Audit => DiskChange::Audit(disk::AuditTopology {}),
     };
     disk::TopologyChange {
         change: Some(change),
@@ -98,9 +100,10 @@ pub fn change_to(change: &Change) -> disk::TopologyChange {
 
 /// Reads what [`change_to`] made.
 pub fn change_from(change: disk::TopologyChange) -> Result<Change, StorageError> {
-    let change = change
-        .change
-        .ok_or_else(|| damaged("a change of the topology that is empty"))?;
+    // A kind that came later reads as none: whoever meets one stops (RULES 2).
+    let change = change.change.ok_or_else(|| {
+        damaged("a change of the topology of a kind that this build does not know")
+    })?;
     Ok(match change {
         DiskChange::Form(change) => Change::Form {
             nodes: members_from(change.nodes)?,
@@ -127,6 +130,8 @@ pub fn change_from(change: disk::TopologyChange) -> Result<Change, StorageError>
         DiskChange::Voters(change) => Change::Voters {
             nodes: ids_from(change.nodes),
         },
+        DiskChange::RaiseRules(version) => Change::RaiseRules { version },
+        DiskChange::Audit(disk::AuditTopology {}) => Change::Audit,
     })
 }
 

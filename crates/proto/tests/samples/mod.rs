@@ -1,15 +1,17 @@
 //! What the golden files hold of commands and events.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use everwire_core::clock::Timestamp;
-use everwire_core::command::{Batch, Command, Control, Fire, Op};
+use everwire_core::command::{Batch, Command, Control, Expire, Fire, Op, StartRun};
 use everwire_core::event::{
     Author, Body, Data, Draft, MessageStatus, PartKind, ParticipantKind, Role,
 };
 use everwire_core::position::{Offset, RunEpoch, Seq};
-use everwire_core::row::{SessionKey, TimerKind};
-use everwire_core::{ParticipantId, SessionNo, Slot};
-use everwire_proto::event::{body_hash, signal_hash};
+use everwire_core::row::{RunState, SessionKey, TimerKind};
+use everwire_core::{Cancel, Guard, InputRef, Lease, ParticipantId, SessionNo, Slot, Target};
+use everwire_proto::hash::{body_hash, signal_hash};
 
 pub(crate) fn offset(number: u64) -> Offset {
     Offset::new(number).unwrap()
@@ -25,7 +27,9 @@ pub(crate) fn bodies() -> Vec<Body> {
     let (message, part) = ("m1".parse().unwrap(), "p1".parse().unwrap());
     vec![
         Body::RunStarted {
-            input: Some("i1".parse().unwrap()),
+            input: Some(InputRef::of_anybody("i1".parse().unwrap())),
+            parent: None,
+            meta: None,
         },
         Body::RunClaimed,
         Body::RunCompleted,
@@ -67,13 +71,54 @@ pub(crate) fn bodies() -> Vec<Body> {
             data: json,
         },
         Body::SignalCancel {
-            run: "r1".parse().unwrap(),
+            target: Target::Run("r1".parse().unwrap()),
+            grace_ms: None,
         },
         Body::App {
             name: "cart.changed".into(),
             data: binary,
         },
     ]
+}
+
+/// Bodies that came with the second rules, by the names of their files.
+pub(crate) fn later_bodies() -> Vec<(&'static str, Body)> {
+    let json = || Some(Data::Json("{\"tokens\": 300}".into()));
+    let cancel = |target| Body::SignalCancel {
+        target,
+        grace_ms: Some(2_000),
+    };
+    vec![
+        (
+            "run-started-child",
+            Body::RunStarted {
+                input: Some(input()),
+                parent: Some("r0".parse().unwrap()),
+                meta: json(),
+            },
+        ),
+        ("run-orphaned", Body::RunOrphaned),
+        ("run-epilogue", Body::RunEpilogue { data: json() }),
+        (
+            "signal-cancel-subtree",
+            cancel(Target::Subtree("r1".parse().unwrap())),
+        ),
+        ("signal-cancel-input", cancel(Target::Input(input()))),
+        ("signal-cancel-session", cancel(Target::Session)),
+        (
+            "signal-observed",
+            Body::SignalObserved {
+                signal_offset: offset(41),
+            },
+        ),
+    ]
+}
+
+fn input() -> InputRef {
+    InputRef {
+        input: "i1".parse().unwrap(),
+        author: Some(participant()),
+    }
 }
 
 pub(crate) fn author() -> Author {
@@ -91,13 +136,14 @@ pub(crate) fn batch() -> Batch {
     let ops = [
         Op::CreateSession,
         Op::DeleteSession,
-        Op::StartRun {
-            run: run(),
-            input: Some("i1".parse().unwrap()),
+        Op::StartRun(StartRun {
+            input: Some(InputRef::of_anybody("i1".parse().unwrap())),
             key: Some(key()),
-        },
+            ..StartRun::new(run())
+        }),
         Op::ClaimRun {
             run: run(),
+            lease: None,
             key: None,
         },
         Op::Publish {
@@ -112,25 +158,73 @@ pub(crate) fn batch() -> Batch {
             body_hash,
         },
         Op::Cancel {
-            run: run(),
+            cancel: Cancel::run(run()),
             key: key(),
-            body_hash: signal_hash(&run()),
+            body_hash: signal_hash(&Cancel::run(run())),
         },
     ];
-    let command = |op| Command {
-        namespace: "acme".parse().unwrap(),
-        session: "chat-1".parse().unwrap(),
-        actor: author(),
-        may_create: true,
-        session_epoch: None,
-        op,
-    };
     Batch {
         stamp: Timestamp(1_700_000_000_042),
         rules_version: 1,
         timeline: 1,
         control: Vec::new(),
         commands: ops.into_iter().map(command).collect(),
+    }
+}
+
+fn command(op: Op) -> Command {
+    Command {
+        namespace: "acme".parse().unwrap(),
+        session: "chat-1".parse().unwrap(),
+        actor: author(),
+        may_create: true,
+        session_epoch: None,
+        op,
+    }
+}
+
+/// Commands that came with the second rules.
+pub(crate) fn rules_2() -> Batch {
+    let run = || "r1".parse().unwrap();
+    let lease = || Lease::new(Duration::from_secs(20)).ok();
+    let cancel = |target| Op::Cancel {
+        cancel: Cancel {
+            target,
+            grace_ms: Some(2_000),
+            guard: Guard {
+                state: Some(RunState::Orphaned),
+                as_of: Some(offset(40)),
+            },
+        },
+        key: "k1".parse().unwrap(),
+        body_hash: 7,
+    };
+    let ops = [
+        Op::StartRun(StartRun {
+            input: Some(input()),
+            parent: Some("r0".parse().unwrap()),
+            lease: lease(),
+            meta: Some(Data::Json("{}".to_owned())),
+            ..StartRun::new(run())
+        }),
+        Op::ClaimRun {
+            run: run(),
+            lease: lease(),
+            key: None,
+        },
+        Op::Heartbeat {
+            run: run(),
+            run_epoch: RunEpoch(2),
+            observed_through: Some(offset(42)),
+        },
+        cancel(Target::Subtree(run())),
+        cancel(Target::Input(input())),
+        cancel(Target::Session),
+    ];
+    Batch {
+        rules_version: 2,
+        commands: ops.into_iter().map(command).collect(),
+        ..batch()
     }
 }
 
@@ -167,6 +261,18 @@ pub(crate) fn controls() -> Vec<(&'static str, Batch)> {
                 due: Timestamp(1_700_086_400_043),
                 kind: TimerKind::StaleKeys,
                 guard: 300,
+            })),
+        ),
+        (
+            "control-expire",
+            of(Control::Expire(Expire {
+                session: SessionKey {
+                    slot: Slot::new(0x0abc).unwrap(),
+                    session_no: SessionNo(300),
+                },
+                run: "r1".parse().unwrap(),
+                run_epoch: RunEpoch(2),
+                last_offset: offset(42),
             })),
         ),
     ]

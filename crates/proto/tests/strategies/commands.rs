@@ -1,22 +1,25 @@
 //! Any batch, any outcome and any row.
 
+use everwire_core::Lease;
 use everwire_core::clock::Timestamp;
 use everwire_core::command::{
-    Appended, Batch, CancelOutcome, Command, Control, Duplicate, Fire, Op, Outcome, Published,
+    Appended, Batch, CancelOutcome, Command, Control, Duplicate, Expire, Fire, Op, Outcome,
+    Published, StartRun,
 };
 use everwire_core::ids::{Namespace, SessionNo, Slot};
 use everwire_core::position::{RunEpoch, Seq};
 use everwire_core::row::{
-    BatchRow, EpochRow, Frozen, HeadRow, InputRow, KeyRow, MessageRow, NameRow, PartRow, Row,
-    RunRow, SessionKey, TimerKind, TimerRow,
+    BatchRow, EpilogueRow, EpochRow, Frozen, HeadRow, InputRow, KeyRow, MessageRow, NameRow,
+    PartRow, Row, RunRow, SessionKey, TimerKind, TimerRow, TombstoneRow,
 };
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
+use proptest::sample::select;
 
 use super::{
-    author, draft, message_status, name, offset, part_kind, participant, refusal, role, run_epoch,
-    run_state, session_epoch,
+    author, cancel, data, draft, input_ref, message_status, name, offset, part_kind, participant,
+    refusal, role, run_epoch, run_state, session_epoch,
 };
 
 fn namespace() -> impl Strategy<Value = Namespace> {
@@ -29,9 +32,19 @@ fn op() -> impl Strategy<Value = Op> {
         Just(Op::CreateSession),
         Just(Op::DeleteSession),
         Just(Op::Unfreeze),
-        (name(), option::of(name()), option::of(name()))
-            .prop_map(|(run, input, key)| Op::StartRun { run, input, key }),
-        (name(), option::of(name())).prop_map(|(run, key)| Op::ClaimRun { run, key }),
+        start().prop_map(Op::StartRun),
+        (name(), lease(), option::of(name())).prop_map(|(run, lease, key)| Op::ClaimRun {
+            run,
+            lease,
+            key
+        }),
+        (name(), run_epoch(), option::of(offset())).prop_map(
+            |(run, run_epoch, observed_through)| Op::Heartbeat {
+                run,
+                run_epoch,
+                observed_through
+            }
+        ),
         publish.prop_map(|(run, epoch, seq, drafts)| Op::Publish {
             run,
             run_epoch: RunEpoch(epoch),
@@ -45,12 +58,39 @@ fn op() -> impl Strategy<Value = Op> {
                 body_hash,
             }
         }),
-        (name(), name(), any::<u128>()).prop_map(|(run, key, body_hash)| Op::Cancel {
-            run,
+        (cancel(), name(), any::<u128>()).prop_map(|(cancel, key, body_hash)| Op::Cancel {
+            cancel,
             key,
             body_hash
         }),
     ]
+}
+
+fn lease() -> impl Strategy<Value = Option<Lease>> {
+    option::of((5_000..=3_600_000_u32).prop_map(|ms| Lease::stored(ms).unwrap()))
+}
+
+fn start() -> impl Strategy<Value = StartRun> {
+    let names = (
+        option::of(input_ref()),
+        option::of(name()),
+        option::of(name()),
+    );
+    (name(), names, lease(), data()).prop_map(|(run, (input, parent, key), lease, meta)| StartRun {
+        run,
+        input,
+        parent,
+        lease,
+        meta,
+        key,
+    })
+}
+
+fn session_key() -> impl Strategy<Value = SessionKey> {
+    (0..4096u16, any::<u64>()).prop_map(|(slot, number)| SessionKey {
+        slot: Slot::new(slot).unwrap(),
+        session_no: SessionNo(number),
+    })
 }
 
 pub(crate) fn command() -> impl Strategy<Value = Command> {
@@ -72,17 +112,29 @@ fn control() -> impl Strategy<Value = Control> {
     prop_oneof![
         any::<u32>().prop_map(|version| Control::RaiseRules { version }),
         Just(Control::Audit),
-        (0..4096u16, any::<(u64, u64, u64)>()).prop_map(|(slot, (number, due, guard))| {
-            Control::Fire(Fire {
-                session: SessionKey {
-                    slot: Slot::new(slot).unwrap(),
-                    session_no: SessionNo(number),
-                },
-                due: Timestamp(due),
-                kind: TimerKind::StaleKeys,
-                guard,
-            })
-        }),
+        (
+            session_key(),
+            select(TimerKind::ALL.to_vec()),
+            any::<(u64, u64)>()
+        )
+            .prop_map(|(session, kind, (due, guard))| {
+                Control::Fire(Fire {
+                    session,
+                    due: Timestamp(due),
+                    kind,
+                    guard,
+                })
+            }),
+        (session_key(), name(), run_epoch(), offset()).prop_map(
+            |(session, run, run_epoch, last_offset)| {
+                Control::Expire(Expire {
+                    session,
+                    run,
+                    run_epoch,
+                    last_offset,
+                })
+            }
+        ),
     ]
 }
 
@@ -149,12 +201,20 @@ pub(crate) fn outcome() -> impl Strategy<Value = Outcome> {
             session_epoch,
             frozen,
         }),
-        (epoch(), run_epoch(), offset(), any::<bool>()).prop_map(
-            |(session_epoch, run_epoch, offset, duplicate)| Outcome::RunGranted {
+        (epoch(), run_epoch(), offset(), lease(), any::<bool>()).prop_map(
+            |(session_epoch, run_epoch, offset, lease, duplicate)| Outcome::RunGranted {
                 session_epoch,
                 run_epoch,
                 offset,
+                lease,
                 duplicate,
+            }
+        ),
+        (epoch(), run_state(), option::of(offset())).prop_map(
+            |(session_epoch, state, observed)| Outcome::Renewed {
+                session_epoch,
+                state,
+                observed,
             }
         ),
         published().prop_map(Outcome::Published),
@@ -200,19 +260,32 @@ fn head() -> impl Strategy<Value = HeadRow> {
 }
 
 fn run() -> impl Strategy<Value = RunRow> {
-    let names = (participant(), option::of(name()), vec(name(), 0..4));
-    let places = (offset(), option::of(offset()));
+    let names = (participant(), option::of(input_ref()), vec(name(), 0..4));
+    let places = (offset(), option::of(offset()), option::of(offset()));
     let rest = (run_state(), run_epoch(), any::<bool>(), any::<u32>());
-    (names, places, rest).prop_map(|(names, places, rest)| RunRow {
+    let later = (option::of(name()), any::<(u32, u32)>());
+    let times = (
+        option::of(any::<u64>()),
+        option::of((run_epoch(), any::<u64>())),
+    );
+    (names, places, rest, later, times).prop_map(|(names, places, rest, later, times)| RunRow {
         state: rest.0,
         run_epoch: rest.1,
-        writer: names.0,
         input: names.1,
-        started: places.0,
+        parent: later.0,
+        depth: later.1.0,
+        lease_ms: later.1.1,
+        lost_at: times.0.map(Timestamp),
+        unobserved: places.2,
+        epilogue: times.1.map(|(run_epoch, until)| EpilogueRow {
+            run_epoch,
+            until: Timestamp(until),
+        }),
         ended: places.1,
         epoch_closed: rest.2,
         open_messages: names.2,
         open_parts: rest.3,
+        ..RunRow::started(names.0, places.0)
     })
 }
 
@@ -271,14 +344,23 @@ pub(crate) fn row() -> impl Strategy<Value = Row> {
                 deltas,
             })
         }),
-        offset().prop_map(|offset| Row::Input(InputRow { offset })),
+        (offset(), option::of(name()))
+            .prop_map(|(offset, run)| Row::Input(InputRow { offset, run })),
+        (offset(), author(), any::<u64>()).prop_map(|(cancel_offset, by, until)| {
+            Row::Tombstone(TombstoneRow {
+                cancel_offset,
+                by,
+                until: Timestamp(until),
+            })
+        }),
         key.prop_map(|((body_hash, time), offset, run_epoch)| Row::Key(KeyRow {
             body_hash,
             offset,
             run_epoch,
             time: Timestamp(time)
         })),
-        any::<u64>().prop_map(|guard| Row::Timer(TimerRow { guard })),
+        (any::<u64>(), option::of(name()))
+            .prop_map(|(guard, run)| Row::Timer(TimerRow { guard, run })),
         Just(Row::Index),
     ]
 }

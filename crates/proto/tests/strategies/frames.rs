@@ -8,7 +8,8 @@ use proptest::option;
 use proptest::prelude::*;
 
 use super::{
-    cursor, event, name, offset, participant, posted, refusal, run_state, session_epoch, time,
+    cancel, cursor, event, name, offset, participant, posted, refusal, run_state, session_epoch,
+    time,
 };
 
 fn bearer() -> impl Strategy<Value = Bearer> {
@@ -32,9 +33,9 @@ pub(crate) fn client_frame() -> impl Strategy<Value = ClientFrame> {
             draft,
             key: Some(key)
         }),
-        (name(), name(), name()).prop_map(|(session, run, key)| ClientFrame::Cancel {
+        (name(), cancel(), name()).prop_map(|(session, cancel, key)| ClientFrame::Cancel {
             session,
-            run,
+            cancel,
             key
         }),
         bearer().prop_map(|token| ClientFrame::Refresh { token }),

@@ -13,7 +13,7 @@ use everwire_core::event::{
 use everwire_core::ids::ParticipantId;
 use everwire_core::position::{Cursor, Offset, RunEpoch, Seq, SessionEpoch};
 use everwire_core::row::RunState;
-use everwire_core::{Code, Details, Refusal, SessionNo};
+use everwire_core::{Cancel, Code, Details, Guard, InputRef, Refusal, SessionNo, Target};
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
@@ -106,7 +106,16 @@ pub(crate) fn part_kind() -> impl Strategy<Value = PartKind> {
 fn body(positions: impl Strategy<Value = u64> + 'static) -> impl Strategy<Value = Body> {
     let part = || (name(), name());
     prop_oneof![
-        option::of(name()).prop_map(|input| Body::RunStarted { input }),
+        (option::of(input_ref()), option::of(name()), data()).prop_map(|(input, parent, meta)| {
+            Body::RunStarted {
+                input,
+                parent,
+                meta,
+            }
+        }),
+        Just(Body::RunOrphaned),
+        data().prop_map(|data| Body::RunEpilogue { data }),
+        offset().prop_map(|signal_offset| Body::SignalObserved { signal_offset }),
         Just(Body::RunClaimed),
         Just(Body::RunCompleted),
         any::<String>().prop_map(|reason| Body::RunFailed { reason }),
@@ -137,9 +146,41 @@ fn body(positions: impl Strategy<Value = u64> + 'static) -> impl Strategy<Value 
             data
         }),
         input(),
-        name().prop_map(|run| Body::SignalCancel { run }),
+        (target(), option::of(grace()))
+            .prop_map(|(target, grace_ms)| Body::SignalCancel { target, grace_ms }),
         app(),
     ]
+}
+
+pub(crate) fn input_ref() -> impl Strategy<Value = InputRef> {
+    (name(), option::of(participant())).prop_map(|(input, author)| InputRef { input, author })
+}
+
+fn target() -> impl Strategy<Value = Target> {
+    prop_oneof![
+        name().prop_map(Target::Run),
+        name().prop_map(Target::Subtree),
+        input_ref().prop_map(Target::Input),
+        Just(Target::Session),
+    ]
+}
+
+fn grace() -> impl Strategy<Value = u32> {
+    1..=30_000_u32
+}
+
+/// Any cancel of the right shape.
+pub(crate) fn cancel() -> impl Strategy<Value = Cancel> {
+    let guard = (option::of(run_state()), option::of(offset()));
+    (target(), option::of(grace()), guard).prop_map(|(target, grace_ms, (state, as_of))| {
+        let state = state.filter(|_| target.run().is_some());
+        let as_of = as_of.filter(|_| !matches!(target, Target::Input(_)));
+        Cancel {
+            target,
+            grace_ms,
+            guard: Guard { state, as_of },
+        }
+    })
 }
 
 fn input() -> impl Strategy<Value = Body> {

@@ -69,5 +69,7 @@ pub(crate) fn change() -> impl Strategy<Value = Change> {
             replicas,
         }),
         ids().prop_map(|nodes| Change::Voters { nodes }),
+        any::<u32>().prop_map(|version| Change::RaiseRules { version }),
+        Just(Change::Audit),
     ]
 }

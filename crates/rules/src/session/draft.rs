@@ -63,14 +63,21 @@ impl Page<'_> {
                 Ok(())
             },
             Body::PartEnd { message, part, .. } => self.end_part(session, message, part),
+            Body::RunEpilogue { .. } if self.run.epilogue.is_none() => {
+                let message = "only a run that was stopped gracefully has an epilogue";
+                Err(self.refuse(message).into())
+            },
             Body::RunCompleted
             | Body::RunFailed { .. }
+            | Body::RunEpilogue { .. }
             | Body::App { .. }
             | Body::RunStarted { .. }
             | Body::RunClaimed
+            | Body::RunOrphaned
             | Body::RunCancelled { .. }
             | Body::Input { .. }
-            | Body::SignalCancel { .. } => Ok(()),
+            | Body::SignalCancel { .. }
+            | Body::SignalObserved { .. } => Ok(()),
         }
     }
 

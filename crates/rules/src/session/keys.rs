@@ -1,9 +1,13 @@
 //! Client keys: the same key with the same body answers as the first time did, for 24 h of
 //! command time. Rows of their own, scoped to author and session.
 
+use everwire_core::command::StartRun;
+use everwire_core::event::Data;
 use everwire_core::limits::{KEY_TTL, STALE_KEYS_EVERY, STALE_KEYS_PER_FIRE};
-use everwire_core::row::{HeadRow, KeyRow, Row, RowKey, SessionKey, TimerKind, TimerRow};
-use everwire_core::{Code, Details, InputId, Key, Offset, Refusal, RunEpoch, RunId, Timestamp};
+use everwire_core::row::{HeadRow, KeyRow, Row, RowKey, RowRange, SessionKey, TimerKind, TimerRow};
+use everwire_core::{
+    Code, Details, Key, Lease, Offset, Refusal, RunEpoch, RunId, Target, Timestamp,
+};
 
 use super::Stop;
 use super::lookup::Session;
@@ -14,27 +18,59 @@ use super::txn::ViewError;
 /// for a cancel cannot answer for an input. Digests are stored: the tags and the order of the
 /// parts never change.
 pub(super) enum Purpose<'a> {
-    Start(&'a RunId, Option<&'a InputId>),
-    Claim(&'a RunId),
+    Start(&'a StartRun),
+    Claim(&'a RunId, Option<Lease>),
     /// The proposer's hash of the draft.
     Post(u128),
     /// The proposer's hash of the signal.
-    Cancel(&'a RunId, u128),
+    Cancel(&'a Target, u128),
 }
 
 impl Purpose<'_> {
     fn digest(&self) -> u128 {
         match self {
-            Self::Start(run, None) => fnv(b's', &[run.as_str().as_bytes()]),
-            Self::Start(run, Some(input)) => {
-                let (run, input) = (run.as_str().as_bytes(), input.as_str().as_bytes());
-                fnv(b's', &[run, input])
+            Self::Start(start) => of_start(start),
+            Self::Claim(run, None) => fnv(b'c', &[run.as_str().as_bytes()]),
+            Self::Claim(run, Some(lease)) => {
+                fnv(b'C', &[run.as_str().as_bytes(), &lease.ms().to_be_bytes()])
             },
-            Self::Claim(run) => fnv(b'c', &[run.as_str().as_bytes()]),
             Self::Post(hash) => fnv(b'p', &[&hash.to_be_bytes()]),
-            Self::Cancel(run, hash) => fnv(b'x', &[run.as_str().as_bytes(), &hash.to_be_bytes()]),
+            Self::Cancel(Target::Run(run), hash) => {
+                fnv(b'x', &[run.as_str().as_bytes(), &hash.to_be_bytes()])
+            },
+            // The proposer's hash holds the target.
+            Self::Cancel(Target::Subtree(_) | Target::Input(_) | Target::Session, hash) => {
+                fnv(b'X', &[&hash.to_be_bytes()])
+            },
         }
     }
+}
+
+/// What the first rules knew has the digest that they gave it.
+fn of_start(start: &StartRun) -> u128 {
+    let run = start.run.as_str().as_bytes();
+    let input = start.input.as_ref();
+    let author = input.and_then(|input| input.author.as_ref());
+    let input = input.map(|input| input.input.as_str().as_bytes());
+    let is_plain =
+        author.is_none() && start.parent.is_none() && start.lease.is_none() && start.meta.is_none();
+    if is_plain {
+        return match input {
+            None => fnv(b's', &[run]),
+            Some(input) => fnv(b's', &[run, input]),
+        };
+    }
+    let lease = start.lease.map_or(0, Lease::ms).to_be_bytes();
+    let (tag, meta) = match &start.meta {
+        None => (b"-", &[][..]),
+        Some(Data::Json(text)) => (b"j", text.as_bytes()),
+        Some(Data::Binary(bytes)) => (b"b", &bytes[..]),
+    };
+    let author = author.map_or(&[][..], |author| author.as_str().as_bytes());
+    let parent = start.parent.as_ref();
+    let parent = parent.map_or(&[][..], |parent| parent.as_str().as_bytes());
+    let input = input.unwrap_or_default();
+    fnv(b'S', &[run, input, author, parent, &lease, tag, meta])
 }
 
 /// FNV-1a, 128 bits, over the tag and the parts, each with its length in front. Not against an
@@ -121,7 +157,7 @@ fn stale_at(then: Timestamp) -> Timestamp {
 
 fn set_timer(step: &mut Step<'_>, session: SessionKey, due: Timestamp, guard: u64) -> Timestamp {
     let key = RowKey::Timer(session, due, TimerKind::StaleKeys);
-    step.put(key, Row::Timer(TimerRow { guard }));
+    step.put(key, Row::Timer(TimerRow { guard, run: None }));
     due
 }
 
@@ -136,8 +172,11 @@ pub(super) fn sweep(
 ) -> Result<(), ViewError> {
     let time = step.time;
     let mut left = None;
-    let oldest = step.oldest_keys(session, STALE_KEYS_PER_FIRE + 1)?;
-    for (number, (then, author, name)) in oldest.into_iter().enumerate() {
+    let oldest = step.scan(RowRange::KeyAges(session), STALE_KEYS_PER_FIRE + 1)?;
+    for (number, key) in oldest.into_iter().enumerate() {
+        let RowKey::KeyAge(_, then, author, name) = key else {
+            return Err(ViewError(format!("{key:?} in a scan of key ages")));
+        };
         if number == STALE_KEYS_PER_FIRE || !is_stale(time, then) {
             left = Some(then);
             break;
@@ -166,21 +205,54 @@ pub(super) fn reused(offset: Offset, message: &str) -> Refusal {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use everwire_core::{InputId, InputRef, ParticipantId};
+
     use super::*;
 
     #[test]
     fn digests_are_pinned_because_they_are_stored() {
         let run = RunId::parse("r1").unwrap();
-        let input = InputId::parse("i1").unwrap();
+        let plain = StartRun::new(run.clone());
+        let input = InputRef::of_anybody(InputId::parse("i1").unwrap());
+        let answering = StartRun {
+            input: Some(input),
+            ..plain.clone()
+        };
         let digests = [
-            Purpose::Start(&run, None).digest(),
-            Purpose::Start(&run, Some(&input)).digest(),
-            Purpose::Claim(&run).digest(),
+            Purpose::Start(&plain).digest(),
+            Purpose::Start(&answering).digest(),
+            Purpose::Claim(&run, None).digest(),
             Purpose::Post(7).digest(),
-            Purpose::Cancel(&run, 7).digest(),
+            Purpose::Cancel(&Target::Run(run.clone()), 7).digest(),
         ];
         assert_eq!(digests, GOLDEN);
+        let lease = Lease::new(Duration::from_secs(20)).unwrap();
+        let child = StartRun {
+            input: Some(InputRef {
+                author: ParticipantId::parse("ann").ok(),
+                input: InputId::parse("i1").unwrap(),
+            }),
+            parent: RunId::parse("r0").ok(),
+            lease: Some(lease),
+            meta: Some(Data::Json("{}".to_owned())),
+            ..plain
+        };
+        let digests = [
+            Purpose::Start(&child).digest(),
+            Purpose::Claim(&run, Some(lease)).digest(),
+            Purpose::Cancel(&Target::Session, 7).digest(),
+        ];
+        assert_eq!(digests, GOLDEN_2);
     }
+
+    /// Of the second rules; computed in the same way.
+    const GOLDEN_2: [u128; 3] = [
+        0x7b0a_6ded_b602_009f_6b4c_4786_6c44_8fb6,
+        0x8d40_89ac_3c77_f306_ca0c_a85a_db95_4023,
+        0xdba0_2827_e5a8_2e5e_0786_a6a2_46dd_7116,
+    ];
 
     /// Computed by an implementation of our own in Python (12 lines, from the FNV text).
     const GOLDEN: [u128; 5] = [

@@ -3,7 +3,8 @@
 
 use everwire_core::command::Command;
 use everwire_core::event::{Draft, RunStamp};
-use everwire_core::row::{HeadRow, NameRow, Row, RowKey, RunRow, SessionKey};
+use everwire_core::limits::LIVE_RUNS_MAX;
+use everwire_core::row::{HeadRow, NameRow, Row, RowKey, RowRange, RunRow, SessionKey, TimerKind};
 use everwire_core::{
     Author, Code, Details, Event, Namespace, Offset, Op, Refusal, RunId, SessionEpoch, SessionName,
     SessionNo, Slot,
@@ -186,6 +187,22 @@ impl<'s, 't> Session<'s, 't> {
         Ok(self.step.run(&key)?)
     }
 
+    /// The session's live runs, by the order of their start. Sees what earlier commands did.
+    pub(super) fn live_runs(&mut self) -> Result<Vec<(RunId, RunRow)>, Stop> {
+        let limit = usize::try_from(LIVE_RUNS_MAX).unwrap_or(usize::MAX);
+        let mut live = Vec::new();
+        for key in self.step.scan(RowRange::LiveRuns(self.key), limit)? {
+            let RowKey::LiveRun(_, id) = key else {
+                return Err(ViewError(format!("{key:?} in a scan of live runs")).into());
+            };
+            let row = self.run(&id)?;
+            let row = row.ok_or_else(|| ViewError(format!("no row for {id}, which is live")))?;
+            live.push((id, row));
+        }
+        live.sort_by_key(|(_, row)| row.started);
+        Ok(live)
+    }
+
     /// Appends an event with the next offset.
     pub(super) fn append(&mut self, stamp: Option<RunStamp>, draft: Draft) -> Offset {
         let offset = self.head.tail.next();
@@ -209,8 +226,28 @@ impl<'s, 't> Session<'s, 't> {
         offset
     }
 
+    /// A session in which the server itself does something.
+    pub(super) fn of_server(step: &'s mut Step<'t>, key: SessionKey, head: HeadRow) -> Self {
+        let actor = Author::server();
+        Self {
+            step,
+            key,
+            head,
+            actor,
+        }
+    }
+
     /// Ends a live run: seals its open messages, takes it from the live ones, writes its row.
-    pub(super) fn end_run(&mut self, id: RunId, run: RunRow, end: seal::End) -> Result<(), Stop> {
+    pub(super) fn end_run(
+        &mut self,
+        id: RunId,
+        mut run: RunRow,
+        end: seal::End,
+    ) -> Result<(), ViewError> {
+        if let Some(lost_at) = run.lost_at.take() {
+            let timer = RowKey::Timer(self.key, lost_at, TimerKind::OrphanLimit);
+            self.step.remove(timer);
+        }
         let run = seal::end(self, &id, run, end)?;
         self.head.live_runs = self.head.live_runs.saturating_sub(1);
         self.step.remove(RowKey::LiveRun(self.key, id.clone()));

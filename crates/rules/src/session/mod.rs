@@ -11,6 +11,7 @@ mod draft;
 mod freeze;
 mod guard;
 mod keys;
+mod lease;
 mod lookup;
 mod overlay;
 #[cfg(feature = "test-poison")]
@@ -21,6 +22,7 @@ pub mod resolve;
 mod run;
 mod seal;
 mod timer;
+mod tombstone;
 pub mod txn;
 
 pub use guard::catches_panics;
@@ -67,8 +69,13 @@ fn decide_op(step: &mut Step<'_>, caller: Caller, op: Op) -> Result<Outcome, Sto
         Op::CreateSession => create::create(step, caller),
         Op::DeleteSession => create::delete(step, &caller),
         Op::Unfreeze => freeze::unfreeze(step, caller),
-        Op::StartRun { run, input, key } => run::start(step, caller, run, input, key),
-        Op::ClaimRun { run, key } => run::claim(step, caller, &run, key),
+        Op::StartRun(start) => run::start(step, caller, start),
+        Op::ClaimRun { run, lease, key } => run::claim(step, caller, &run, lease, key),
+        Op::Heartbeat {
+            run,
+            run_epoch,
+            observed_through,
+        } => lease::heartbeat(step, caller, &run, run_epoch, observed_through),
         Op::Publish {
             run,
             run_epoch,
@@ -89,9 +96,9 @@ fn decide_op(step: &mut Step<'_>, caller: Caller, op: Op) -> Result<Outcome, Sto
             body_hash,
         } => post::post(step, caller, draft, key, body_hash),
         Op::Cancel {
-            run,
+            cancel,
             key,
             body_hash,
-        } => cancel::cancel(step, caller, run, key, body_hash),
+        } => cancel::cancel(step, caller, cancel, key, body_hash),
     }
 }

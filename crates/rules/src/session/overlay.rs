@@ -8,9 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use everwire_core::row::{
     BatchRow, EpochRow, HeadRow, InputRow, KeyRow, MessageRow, NameRow, PartRow, Row, RowKey,
-    RowRange, RunRow, SessionKey, TimerRow,
+    RowRange, RunRow, SessionKey, TimerRow, TombstoneRow,
 };
-use everwire_core::{Event, Key, ParticipantId, Timestamp};
+use everwire_core::{Event, Timestamp};
 
 use super::guard;
 use super::txn::{View, ViewError};
@@ -66,31 +66,13 @@ impl Overlay {
     /// Forgets rows and events of a deleted session: nobody may read them again, and writing
     /// them would only give the erasure more to erase.
     fn erase(&mut self, session: SessionKey) {
-        self.rows.retain(|key, _| owner(key) != Some(session));
+        self.rows.retain(|key, _| key.session() != Some(session));
         let events = self.batch_events().iter();
         let ours = events.filter(|(of, _)| *of == session).count();
         self.batch.events = self.batch.events.saturating_sub(ours);
         self.events.retain(|(of, _)| *of != session);
         self.batch.erased += 1;
         self.erased.push(session);
-    }
-}
-
-/// The session that a row belongs to; `None` for rows of a slot.
-fn owner(key: &RowKey) -> Option<SessionKey> {
-    match key {
-        RowKey::Name(..) | RowKey::Counter(_) => None,
-        RowKey::Head(session)
-        | RowKey::Run(session, ..)
-        | RowKey::Epoch(session, ..)
-        | RowKey::Batch(session, ..)
-        | RowKey::Message(session, ..)
-        | RowKey::Part(session, ..)
-        | RowKey::Input(session, ..)
-        | RowKey::Key(session, ..)
-        | RowKey::KeyAge(session, ..)
-        | RowKey::LiveRun(session, ..)
-        | RowKey::Timer(session, ..) => Some(*session),
     }
 }
 
@@ -106,6 +88,17 @@ pub(super) struct Step<'t> {
     pub(super) time: Timestamp,
     /// The cluster's timeline.
     pub(super) timeline: u32,
+    /// The rules that the shard speaks. What newer ones brought is not written below them: every
+    /// replica, also one of an older build, must write the same.
+    pub(super) rules: u32,
+}
+
+/// What every command of a batch shares.
+#[derive(Clone, Copy)]
+pub(super) struct Moment {
+    pub(super) time: Timestamp,
+    pub(super) timeline: u32,
+    pub(super) rules: u32,
 }
 
 /// Typed reads: a row of another kind under a key is damage, never skipped.
@@ -127,20 +120,16 @@ fn damaged(key: &RowKey) -> ViewError {
 }
 
 impl<'t> Step<'t> {
-    pub(super) fn new(
-        view: &'t dyn View,
-        overlay: &'t mut Overlay,
-        time: Timestamp,
-        timeline: u32,
-    ) -> Self {
+    pub(super) fn new(view: &'t dyn View, overlay: &'t mut Overlay, moment: Moment) -> Self {
         Self {
             view,
             overlay,
             rows: BTreeMap::new(),
             events: Vec::new(),
             erase: None,
-            time,
-            timeline,
+            time: moment.time,
+            timeline: moment.timeline,
+            rules: moment.rules,
         }
     }
 
@@ -222,6 +211,10 @@ impl<'t> Step<'t> {
         key, Key, KeyRow
     );
     read!(
+        /// A stop of an input that no run answers yet.
+        tombstone, Tombstone, TombstoneRow
+    );
+    read!(
         /// A deadline.
         timer, Timer, TimerRow
     );
@@ -258,16 +251,11 @@ impl<'t> Step<'t> {
         self.erase = Some(session);
     }
 
-    /// The oldest client keys of a session, at most `limit`, oldest first. Sees what earlier
-    /// commands of the transaction did, and not this one: ask before writing keys.
-    pub(super) fn oldest_keys(
-        &self,
-        session: SessionKey,
-        limit: usize,
-    ) -> Result<Vec<(Timestamp, ParticipantId, Key)>, ViewError> {
-        let ours = self.overlay.rows.range(lowest_age(session)..);
-        let ours =
-            ours.take_while(|(key, _)| matches!(key, RowKey::KeyAge(of, ..) if *of == session));
+    /// The first keys of a range, at most `limit`, in their order. Sees what earlier commands of
+    /// the transaction did, and not this one: ask before writing such keys.
+    pub(super) fn scan(&self, range: RowRange, limit: usize) -> Result<Vec<RowKey>, ViewError> {
+        let ours = self.overlay.rows.range(range.lowest()..);
+        let ours = ours.take_while(|(key, _)| range.holds(key));
         let mut removed = 0;
         let mut found = Vec::new();
         for (key, loaded) in ours.filter(|(_, loaded)| loaded.changed) {
@@ -275,32 +263,23 @@ impl<'t> Step<'t> {
                 Some(_) => found.push(key.clone()),
                 None => removed += 1,
             }
-            // What stands behind cannot be among the oldest, and a burst has thousands there.
+            // What stands behind cannot be among the first, and a burst has thousands there.
             if found.len() >= limit {
                 break;
             }
         }
         // The view still holds what earlier commands removed, so ask for that many more.
-        let range = RowRange::KeyAges(session);
         let scan = || self.view.scan(range, limit.saturating_add(removed));
         for key in guard::read(scan)? {
+            if !range.holds(&key) {
+                return Err(ViewError(format!("{key:?} in a scan of {range:?}")));
+            }
             if !self.overlay.rows.get(&key).is_some_and(|of| of.changed) {
                 found.push(key);
             }
         }
         found.sort();
         found.truncate(limit);
-        let parts = found.into_iter().map(|key| match key {
-            RowKey::KeyAge(of, time, author, name) if of == session => Ok((time, author, name)),
-            _ => Err(ViewError(format!("{key:?} in a scan of key ages"))),
-        });
-        parts.collect()
+        Ok(found)
     }
-}
-
-/// The key that sorts before all others: the lowest byte of its alphabet, alone.
-fn lowest_age(session: SessionKey) -> RowKey {
-    let author = ParticipantId::parse("!").expect("the lowest printable character");
-    let key = Key::parse("-").expect("the lowest character of names");
-    RowKey::KeyAge(session, Timestamp(0), author, key)
 }

@@ -50,7 +50,8 @@ pub(super) fn post(
         }
         session.count_people()?;
         let offset = session.head.tail.next();
-        session.step.put(input_key, Row::Input(InputRow { offset }));
+        let row = InputRow { offset, run: None };
+        session.step.put(input_key, Row::Input(row));
     }
     let offset = session.append(None, draft);
     if let Some(key) = key {

@@ -58,7 +58,7 @@ pub(super) fn publish(
             appended: None,
         }));
     }
-    let epoch = check_epoch(&output, &run, epoch)?;
+    let epoch = check_epoch(&session, &output, &run, epoch.as_ref())?;
     if duplicate.is_none() && output.first_seq != committed.next() {
         return Err(gap(committed.next()).into());
     }
@@ -127,13 +127,16 @@ fn check_kind(draft: &Draft) -> Result<(), Refusal> {
         | Body::PartDelta { .. }
         | Body::PartEnd { .. }
         | Body::App { .. }
+        | Body::RunEpilogue { .. }
         | Body::RunCompleted
         | Body::RunFailed { .. } => Ok(()),
         Body::RunStarted { .. }
         | Body::RunClaimed
+        | Body::RunOrphaned
         | Body::RunCancelled { .. }
         | Body::Input { .. }
-        | Body::SignalCancel { .. } => {
+        | Body::SignalCancel { .. }
+        | Body::SignalObserved { .. } => {
             let message = format!("a writer cannot send {}", draft.body.kind().as_str());
             Err(Refusal::new(Code::Malformed, message))
         },
@@ -141,7 +144,7 @@ fn check_kind(draft: &Draft) -> Result<(), Refusal> {
 }
 
 /// Only the participant that was granted an epoch is told anything about it.
-fn check_writer(
+pub(super) fn check_writer(
     session: &Session<'_, '_>,
     run: &RunRow,
     epoch: Option<&EpochRow>,
@@ -154,39 +157,94 @@ fn check_writer(
     Err(Refusal::new(Code::Denied, message))
 }
 
-/// Stale epoch, then fence, end and closed epoch. Answers the epoch that may write.
+/// Stale epoch, then fence, end, lost lease and closed epoch. Answers the epoch that may write.
 fn check_epoch(
+    session: &Session<'_, '_>,
     output: &Output,
     run: &RunRow,
-    epoch: Option<EpochRow>,
+    epoch: Option<&EpochRow>,
 ) -> Result<EpochRow, Refusal> {
+    let epoch = check_current(output.run_epoch, run, epoch)?;
+    if is_epilogue(output.run_epoch, run) {
+        check_epilogue(session, output, run)?;
+        return Ok(epoch.clone());
+    }
+    if let Some(refusal) = run::refuse_terminal(run) {
+        return Err(refusal);
+    }
+    check_held(run)?;
+    if run.epoch_closed {
+        let message = "this run epoch was ended by a refusal: claim the run to go on";
+        return Err(claim_first(run, message));
+    }
+    Ok(epoch.clone())
+}
+
+/// Refuses an epoch that was never granted, or that a later one has passed.
+pub(super) fn check_current<'e>(
+    run_epoch: RunEpoch,
+    run: &RunRow,
+    epoch: Option<&'e EpochRow>,
+) -> Result<&'e EpochRow, Refusal> {
     let details = Details {
         run_epoch: Some(run.run_epoch),
-        last_seq: epoch.as_ref().map(|epoch| epoch.last_seq),
-        last_offset: epoch.as_ref().map(|epoch| epoch.last_offset),
+        last_seq: epoch.map(|epoch| epoch.last_seq),
+        last_offset: epoch.map(|epoch| epoch.last_offset),
         ..Details::default()
     };
     let Some(epoch) = epoch else {
         let message = "this run epoch was never granted";
         return Err(Refusal::with(Code::StaleEpoch, message, details));
     };
-    if output.run_epoch != run.run_epoch {
+    if run_epoch != run.run_epoch && !is_epilogue(run_epoch, run) {
         let message = "the run was claimed under a newer run epoch";
         return Err(Refusal::with(Code::StaleEpoch, message, details));
     }
-    if let Some(refusal) = run::refuse_terminal(run) {
-        return Err(refusal);
-    }
-    if run.epoch_closed {
-        let details = Details {
-            state: Some(run.state.as_str()),
-            next_epoch: Some(run.run_epoch.next()),
-            ..Details::default()
-        };
-        let message = "this run epoch was ended by a refusal: claim the run to go on";
-        return Err(Refusal::with(Code::WrongState, message, details));
-    }
     Ok(epoch)
+}
+
+/// Refuses a run whose writer has lost it to its own silence.
+pub(super) fn check_held(run: &RunRow) -> Result<(), Refusal> {
+    if run.state == RunState::Orphaned {
+        let message = "the run's lease has ended: claim the run to go on";
+        return Err(claim_first(run, message));
+    }
+    Ok(())
+}
+
+fn claim_first(run: &RunRow, message: &str) -> Refusal {
+    let details = Details {
+        state: Some(run.state.as_str()),
+        next_epoch: Some(run.run_epoch.next()),
+        ..Details::default()
+    };
+    Refusal::with(Code::WrongState, message, details)
+}
+
+fn is_epilogue(run_epoch: RunEpoch, run: &RunRow) -> bool {
+    run.epilogue
+        .is_some_and(|epilogue| epilogue.run_epoch == run_epoch)
+}
+
+/// What may follow a graceful stop: an epilogue, for a while, and nothing else.
+fn check_epilogue(session: &Session<'_, '_>, output: &Output, run: &RunRow) -> Result<(), Refusal> {
+    let in_time = run
+        .epilogue
+        .is_some_and(|epilogue| session.step.time <= epilogue.until);
+    let is_epilogue = |draft: &Draft| matches!(draft.body, Body::RunEpilogue { .. });
+    if in_time && output.drafts.iter().all(is_epilogue) {
+        return Ok(());
+    }
+    let details = Details {
+        cancel_offset: run.ended,
+        ..Details::default()
+    };
+    let message = if in_time {
+        "the run was cancelled: only an epilogue may follow"
+    } else {
+        "the run was cancelled, and the time for its epilogue is over"
+    };
+    Err(Refusal::with(Code::RunFenced, message, details))
 }
 
 fn gap(expected: Seq) -> Refusal {

@@ -1,32 +1,26 @@
 //! Starting and claiming runs: who may write, under which epoch.
 
+use everwire_core::command::StartRun;
 use everwire_core::event::{Body, Draft};
-use everwire_core::limits::LIVE_RUNS_MAX;
-use everwire_core::row::{EpochRow, KeyRow, Row, RowKey, RunRow, RunState};
-use everwire_core::{
-    Code, Details, InputId, Key, Offset, Outcome, Refusal, RunEpoch, RunId, Seq, SessionEpoch,
-};
+use everwire_core::limits::{LIVE_RUNS_MAX, RUN_DEPTH_MAX};
+use everwire_core::row::{EpochRow, Row, RowKey, RunRow, RunState};
+use everwire_core::{Code, Details, Key, Lease, Offset, Outcome, Refusal, RunEpoch, RunId, Seq};
 
-use super::Stop;
 use super::keys::Purpose;
 use super::lookup::{Caller, Session};
 use super::overlay::Step;
 use super::seal::server_stamp;
+use super::{Stop, cancel, lease};
 
 /// Begins a run and grants epoch 1.
-pub(super) fn start(
-    step: &mut Step<'_>,
-    caller: Caller,
-    id: RunId,
-    input: Option<InputId>,
-    key: Option<Key>,
-) -> Result<Outcome, Stop> {
+pub(super) fn start(step: &mut Step<'_>, caller: Caller, start: StartRun) -> Result<Outcome, Stop> {
     let (mut session, _) = Session::ensured(step, caller)?;
-    let purpose = Purpose::Start(&id, input.as_ref());
-    if let Some(again) = recalled(&mut session, key.as_ref(), &purpose)? {
+    let purpose = Purpose::Start(&start);
+    if let Some(again) = recalled(&mut session, start.key.as_ref(), &purpose)? {
         return Ok(again);
     }
-    if let Some(run) = session.run(&id)? {
+    let id = &start.run;
+    if let Some(run) = session.run(id)? {
         return Err(refuse_terminal(&run)
             .unwrap_or_else(|| held(&run, &session))
             .into());
@@ -35,35 +29,106 @@ pub(super) fn start(
         let message = "the session has too many live runs";
         return Err(too_many(message, LIVE_RUNS_MAX).into());
     }
+    let depth = match &start.parent {
+        Some(parent) => depth_below(&mut session, parent)?,
+        None => 0,
+    };
+    let stopped = match &start.input {
+        Some(input) => session.stopped_before(input)?,
+        None => None,
+    };
+    let writer = session.actor.participant.clone();
     let run = RunRow {
-        state: RunState::Running,
-        run_epoch: RunEpoch::FIRST,
-        writer: session.actor.participant.clone(),
-        input: input.clone(),
-        started: session.head.tail.next(),
-        ended: None,
-        epoch_closed: false,
-        open_messages: Vec::new(),
-        open_parts: 0,
+        input: start.input.clone(),
+        parent: start.parent.clone(),
+        depth,
+        lease_ms: lease::granted_ms(session.step, start.lease),
+        ..RunRow::started(writer, session.head.tail.next())
     };
     session.head.live_runs += 1;
     let index = RowKey::LiveRun(session.key, id.clone());
     session.step.put(index, Row::Index);
+    note_answer(&mut session, &start)?;
     let body = Body::RunStarted {
-        input: input.clone(),
+        input: start.input.clone(),
+        parent: start.parent.clone(),
+        meta: start.meta.clone(),
     };
-    grant(session, &id, run, body, key, &purpose)
+    let born = run.clone();
+    let granted = grant(&mut session, id, run, body, start.key.clone(), &purpose)?;
+    if let Some(stopped) = stopped {
+        cancel::stillborn(&mut session, id.clone(), born, stopped)?;
+    }
+    session.save();
+    Ok(granted)
 }
 
-/// Takes a live run over and grants the next epoch: only to the participant that holds it.
+/// How many runs stand above a child of this one. Only a live run has children: a stop of its
+/// subtree has none left to miss.
+fn depth_below(session: &mut Session<'_, '_>, parent: &RunId) -> Result<u32, Stop> {
+    let row = session.run(parent)?;
+    let row = row.ok_or_else(|| {
+        let message = "the session has no run of the parent's id";
+        Refusal::new(Code::UnknownRun, message)
+    })?;
+    match row.state {
+        RunState::Running | RunState::Orphaned => {},
+        RunState::Cancelled => {
+            let details = Details {
+                cancel_offset: row.ended,
+                ..Details::default()
+            };
+            let message = "the parent run was cancelled";
+            return Err(Refusal::with(Code::ParentFenced, message, details).into());
+        },
+        RunState::Completed | RunState::Failed => {
+            let details = Details {
+                state: Some(row.state.as_str()),
+                ..Details::default()
+            };
+            let message = "the parent run has ended";
+            return Err(Refusal::with(Code::WrongState, message, details).into());
+        },
+    }
+    let depth = row.depth + 1;
+    if depth >= RUN_DEPTH_MAX {
+        let details = Details {
+            limit: Some(u64::from(RUN_DEPTH_MAX)),
+            ..Details::default()
+        };
+        let message = "the run would stand too deep below its root";
+        return Err(Refusal::with(Code::TooLarge, message, details).into());
+    }
+    Ok(depth)
+}
+
+/// Notes at an input which run answers it.
+fn note_answer(session: &mut Session<'_, '_>, start: &StartRun) -> Result<(), Stop> {
+    let Some(input) = &start.input else {
+        return Ok(());
+    };
+    let Some(author) = &input.author else {
+        return Ok(());
+    };
+    let key = RowKey::Input(session.key, author.clone(), input.input.clone());
+    if let Some(mut row) = session.step.input(&key)? {
+        row.run = Some(start.run.clone());
+        session.step.put(key, Row::Input(row));
+    }
+    Ok(())
+}
+
+/// Takes a live run over and grants the next epoch: to the participant that holds it at any time,
+/// to anybody else once it is orphaned.
 pub(super) fn claim(
     step: &mut Step<'_>,
     caller: Caller,
     id: &RunId,
+    lease: Option<Lease>,
     key: Option<Key>,
 ) -> Result<Outcome, Stop> {
     let mut session = Session::existing(step, caller)?;
-    let purpose = Purpose::Claim(id);
+    let purpose = Purpose::Claim(id, lease);
     if let Some(again) = recalled(&mut session, key.as_ref(), &purpose)? {
         return Ok(again);
     }
@@ -71,24 +136,30 @@ pub(super) fn claim(
     if let Some(refusal) = refuse_terminal(&run) {
         return Err(refusal.into());
     }
-    if run.writer != session.actor.participant {
+    let is_own = run.writer == session.actor.participant;
+    if run.state != RunState::Orphaned && !is_own {
         return Err(held(&run, &session).into());
     }
+    lease::adopt(&mut session, &mut run);
+    run.writer = session.actor.participant.clone();
+    run.lease_ms = lease::granted_ms(session.step, lease);
     run.run_epoch = run.run_epoch.next();
     run.epoch_closed = false;
-    grant(session, id, run, Body::RunClaimed, key, &purpose)
+    let granted = grant(&mut session, id, run, Body::RunClaimed, key, &purpose)?;
+    session.save();
+    Ok(granted)
 }
 
 /// Commits a grant: its event, the run, the epoch's own row, the key.
 fn grant(
-    mut session: Session<'_, '_>,
+    session: &mut Session<'_, '_>,
     id: &RunId,
     run: RunRow,
     body: Body,
     key: Option<Key>,
     purpose: &Purpose<'_>,
 ) -> Result<Outcome, Stop> {
-    let run_epoch = run.run_epoch;
+    let (run_epoch, lease_ms) = (run.run_epoch, run.lease_ms);
     let stamp = server_stamp(id, &run);
     let offset = session.append(Some(stamp), Draft::new(body));
     if let Some(key) = key {
@@ -105,12 +176,11 @@ fn grant(
     session.step.put(epoch_key, Row::Epoch(epoch));
     let run_key = session.run_key(id);
     session.step.put(run_key, Row::Run(run));
-    let session_epoch = session.epoch();
-    session.save();
     Ok(Outcome::RunGranted {
-        session_epoch,
+        session_epoch: session.epoch(),
         run_epoch,
         offset,
+        lease: Lease::stored(lease_ms),
         duplicate: false,
     })
 }
@@ -122,19 +192,22 @@ fn recalled(
     purpose: &Purpose<'_>,
 ) -> Result<Option<Outcome>, Stop> {
     let Some(key) = key else { return Ok(None) };
-    let session_epoch = session.epoch();
-    let row = session.recall(key, purpose)?;
-    Ok(row.map(|row| granted_before(session_epoch, &row)))
-}
-
-fn granted_before(session_epoch: SessionEpoch, row: &KeyRow) -> Outcome {
-    Outcome::RunGranted {
-        session_epoch,
+    let Some(row) = session.recall(key, purpose)? else {
+        return Ok(None);
+    };
+    let run = match purpose {
+        Purpose::Start(start) => session.run(&start.run)?,
+        Purpose::Claim(run, _) => session.run(run)?,
+        Purpose::Post(_) | Purpose::Cancel(..) => None,
+    };
+    Ok(Some(Outcome::RunGranted {
+        session_epoch: session.epoch(),
         // Rows of starts and claims always hold it.
         run_epoch: row.run_epoch.unwrap_or(RunEpoch::FIRST),
         offset: row.offset,
+        lease: run.and_then(|run| Lease::stored(run.lease_ms)),
         duplicate: true,
-    }
+    }))
 }
 
 /// The refusal of a terminal run: `None` for a live one.
@@ -143,7 +216,7 @@ pub(super) fn refuse_terminal(run: &RunRow) -> Option<Refusal> {
     let ended = run.ended.unwrap_or(Offset::ZERO);
     let next_epoch = Some(run.run_epoch.next());
     match run.state {
-        RunState::Running => None,
+        RunState::Running | RunState::Orphaned => None,
         RunState::Cancelled => {
             let details = Details {
                 cancel_offset: Some(ended),
@@ -169,13 +242,15 @@ pub(super) fn refuse_terminal(run: &RunRow) -> Option<Refusal> {
 fn past(state: RunState) -> &'static str {
     match state {
         RunState::Completed => "completed",
-        RunState::Running | RunState::Failed | RunState::Cancelled => "failed",
+        RunState::Running | RunState::Orphaned | RunState::Failed | RunState::Cancelled => "failed",
     }
 }
 
 /// The run is live and held: by somebody else, or by the caller, who should claim.
 fn held(run: &RunRow, session: &Session<'_, '_>) -> Refusal {
-    let message = if run.writer == session.actor.participant {
+    let message = if run.state == RunState::Orphaned {
+        "the run has lost its writer: claim it to go on".to_owned()
+    } else if run.writer == session.actor.participant {
         "the run is live and your own: claim it to go on".to_owned()
     } else {
         format!("the run is held by {}", run.writer)

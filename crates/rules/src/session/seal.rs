@@ -5,7 +5,6 @@ use everwire_core::event::{Body, Draft, MessageStatus, RunStamp};
 use everwire_core::row::{Row, RowKey, RunRow, RunState};
 use everwire_core::{Offset, RunId};
 
-use super::Stop;
 use super::lookup::Session;
 use super::txn::ViewError;
 
@@ -32,10 +31,12 @@ pub(super) fn end(
     id: &RunId,
     mut run: RunRow,
     end: End,
-) -> Result<RunRow, Stop> {
+) -> Result<RunRow, ViewError> {
     let status = match end.state {
         RunState::Cancelled => MessageStatus::Cancelled,
-        RunState::Running | RunState::Completed | RunState::Failed => MessageStatus::Incomplete,
+        RunState::Running | RunState::Orphaned | RunState::Completed | RunState::Failed => {
+            MessageStatus::Incomplete
+        },
     };
     let stamp = server_stamp(id, &run);
     for message in std::mem::take(&mut run.open_messages) {

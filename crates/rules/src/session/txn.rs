@@ -2,16 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use everwire_core::command::{Batch, Control, Fire};
+use everwire_core::command::{Batch, Control, Expire, Fire};
 use everwire_core::row::{Row, RowKey, RowRange, SessionKey};
 use everwire_core::{Code, Command, Event, Outcome, Refusal, Timestamp};
 
 use super::lookup::Caller;
-use super::overlay::{BatchTrace, Overlay, Step};
-use super::{self as session, Stop, freeze, guard, timer};
+use super::overlay::{BatchTrace, Moment, Overlay, Step};
+use super::{self as session, Stop, freeze, guard, lease, timer};
 
 /// The newest rules that this build knows.
-pub const RULES_VERSION: u32 = 1;
+pub const RULES_VERSION: u32 = 2;
 
 /// The version that a shard may be raised to, if any: the newest that every one of its voters
 /// and learners has said that it knows. `None` stands for a member that has said nothing, and
@@ -143,10 +143,13 @@ impl<'v> Txn<'v> {
     /// One command is kept or dropped as a whole. One whose decision panics is dropped, and its
     /// session is frozen.
     fn command(&mut self, timeline: u32, command: Command) -> Result<Outcome, ApplyError> {
+        if command.op.rules_needed() > self.state.rules_version {
+            return Ok(Outcome::Refused(too_new()));
+        }
         let (caller, op) = Caller::of(command);
         let (meant, word) = (caller.clone(), op.word());
-        let time = self.state.time;
-        let mut step = Step::new(self.view, &mut self.overlay, time, timeline);
+        let moment = self.moment(timeline);
+        let mut step = Step::new(self.view, &mut self.overlay, moment);
         let decided = guard::decision(|| session::decide(&mut step, caller, op));
         match decided {
             Some(Ok(outcome)) => {
@@ -168,7 +171,8 @@ impl<'v> Txn<'v> {
         caller: &Caller,
         word: &str,
     ) -> Result<Outcome, ApplyError> {
-        let mut step = Step::new(self.view, &mut self.overlay, self.state.time, timeline);
+        let moment = self.moment(timeline);
+        let mut step = Step::new(self.view, &mut self.overlay, moment);
         let Some(name) = step.name(&caller.name_key())? else {
             // There is nothing to freeze.
             let message = "a command met a mistake of ours; it left nothing";
@@ -183,7 +187,8 @@ impl<'v> Txn<'v> {
     }
 
     fn freeze(&mut self, timeline: u32, session: SessionKey, word: &str) -> Result<(), ApplyError> {
-        let mut step = Step::new(self.view, &mut self.overlay, self.state.time, timeline);
+        let moment = self.moment(timeline);
+        let mut step = Step::new(self.view, &mut self.overlay, moment);
         freeze::freeze(&mut step, session, word)?;
         step.commit();
         self.frozen.push(session);
@@ -191,18 +196,49 @@ impl<'v> Txn<'v> {
     }
 
     fn fire(&mut self, timeline: u32, fire: Fire) -> Result<(), ApplyError> {
-        let time = self.state.time;
-        let mut step = Step::new(self.view, &mut self.overlay, time, timeline);
-        match guard::decision(|| timer::fire(&mut step, fire)) {
-            Some(fired) => {
-                fired?;
+        let session = fire.session;
+        self.unasked(timeline, session, "timer", |step| timer::fire(step, fire))
+    }
+
+    fn expire(&mut self, timeline: u32, expire: &Expire) -> Result<(), ApplyError> {
+        let session = expire.session;
+        self.unasked(timeline, session, "lease", |step| {
+            lease::expire(step, expire)
+        })
+    }
+
+    /// What the leader asks of one session; a panic in it freezes that session.
+    fn unasked(
+        &mut self,
+        timeline: u32,
+        session: SessionKey,
+        word: &str,
+        decide: impl FnOnce(&mut Step<'_>) -> Result<(), ViewError>,
+    ) -> Result<(), ApplyError> {
+        // The view still holds what this transaction has deleted.
+        if self.overlay.erased.contains(&session) {
+            return Ok(());
+        }
+        let moment = self.moment(timeline);
+        let mut step = Step::new(self.view, &mut self.overlay, moment);
+        match guard::decision(|| decide(&mut step)) {
+            Some(decided) => {
+                decided?;
                 step.commit();
                 Ok(())
             },
             None => {
                 step.discard();
-                self.freeze(timeline, fire.session, "timer")
+                self.freeze(timeline, session, word)
             },
+        }
+    }
+
+    fn moment(&self, timeline: u32) -> Moment {
+        Moment {
+            time: self.state.time,
+            timeline,
+            rules: self.state.rules_version,
         }
     }
 
@@ -225,12 +261,17 @@ impl<'v> Txn<'v> {
     }
 
     fn control(&mut self, timeline: u32, control: Control) -> Result<(), ApplyError> {
+        // No leader says what its shard does not speak; if one did, all replicas would agree.
+        if control.rules_needed() > self.state.rules_version {
+            return Ok(());
+        }
         match control {
             Control::RaiseRules { version } => {
                 self.known(version)?;
                 self.state.rules_version = self.state.rules_version.max(version);
             },
             Control::Fire(fire) => self.fire(timeline, fire)?,
+            Control::Expire(expire) => self.expire(timeline, &expire)?,
             // Changes nothing: whoever applies the entry remembers its hash.
             Control::Audit => {},
         }
@@ -249,6 +290,12 @@ impl<'v> Txn<'v> {
             state: self.state,
         }
     }
+}
+
+/// A command that the shard's rules do not know yet.
+fn too_new() -> Refusal {
+    let message = "the shard speaks older rules: not every node of it runs a newer release yet";
+    Refusal::new(Code::UnsupportedVersion, message)
 }
 
 /// What a transaction changed. Written in one go, or not at all.

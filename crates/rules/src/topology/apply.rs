@@ -72,6 +72,8 @@ fn decide(topology: &mut Topology, change: Change) -> Result<Applied, Refusal> {
         Change::Remove { node } => remove(topology, node),
         Change::Place { shard, replicas } => place(topology, shard, replicas),
         Change::Voters { nodes } => voters(topology, nodes),
+        // These concern the group, not what it holds: whoever applies it does them.
+        Change::RaiseRules { .. } | Change::Audit => Ok(Applied::UNCHANGED),
     }
 }
 

@@ -6,7 +6,8 @@ use everwire_core::{Code, Command, Op, Outcome, Timestamp};
 use everwire_rules::{Txn, poison};
 use proptest::prelude::*;
 
-use crate::random::{Intent, sequences};
+use crate::intent::{Intent, sequences};
+use crate::random::Sent;
 use crate::world::{World, app, batch, cancel, command, name, post, publish, start};
 
 fn of(session: &str, mut command: Command) -> Command {
@@ -121,23 +122,23 @@ proptest! {
                 play.play(intent, *session);
             }
         }
-        let Some(victim) = play.sent.first().map(|(_, command)| command.session.clone()) else {
+        let Some(victim) = play.commands().next().map(|command| command.session.clone()) else {
             return Ok(());
         };
         let mut log = play.sent.clone();
         for place in places {
             let place = place.min(log.len());
             let time = place.checked_sub(1).and_then(|at| log.get(at)).map_or(0, |(time, _)| *time);
-            log.insert(place, (time, of(victim.as_str(), poisoned())));
+            log.insert(place, (time, Sent::Command(Box::new(of(victim.as_str(), poisoned())))));
         }
         let mut one_by_one = World::default();
-        for (time, command) in &log {
-            one_by_one.at(*time, command.clone());
+        for (time, sent) in &log {
+            one_by_one.apply(vec![sent.batch(*time)]);
         }
         let mut cut = World::default();
         let mut open = Vec::new();
-        for ((time, command), ends) in log.iter().zip(cuts.iter().cycle()) {
-            open.push(batch(*time, vec![command.clone()]));
+        for ((time, sent), ends) in log.iter().zip(cuts.iter().cycle()) {
+            open.push(sent.batch(*time));
             if *ends {
                 cut.apply(std::mem::take(&mut open));
             }
@@ -145,11 +146,13 @@ proptest! {
         cut.apply(open);
         prop_assert_eq!(&cut, &one_by_one);
 
+        let frozen = of(victim.as_str(), poisoned());
+        let frozen = Sent::Command(Box::new(frozen)).slot();
         let spared = |world: &World| {
             let mut alone = World::default();
-            for (time, command) in &play.sent {
-                if command.session != victim {
-                    alone.at(*time, command.clone());
+            for (time, sent) in &play.sent {
+                if sent.slot() != frozen {
+                    alone.apply(vec![sent.batch(*time)]);
                 }
             }
             alone.logs.values().all(|log| world.logs.values().any(|other| other == log))

@@ -5,8 +5,10 @@
 //! log and reads every answer out of it. `random` makes sequences of commands, `properties`
 //! compares, `refusals` shows each code once, `rows` what is written.
 
+mod cuts;
 #[cfg(feature = "test-poison")]
 mod frozen;
+mod intent;
 mod model;
 mod properties;
 mod random;

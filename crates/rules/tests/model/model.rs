@@ -2,16 +2,20 @@
 //! code. It keeps the log of each session as a flat list, the keys that were used and the epochs
 //! that were closed, and finds every answer by looking through those lists. Slow and simple.
 
+use everwire_core::command::{Control, StartRun};
 use everwire_core::event::{Body, Draft, MessageStatus, RunStamp};
 use everwire_core::row::RunState;
 use everwire_core::{
-    Author, Code, Command, Details, Event, InputId, Key, MessageId, Offset, Op, Outcome, PartId,
-    ParticipantId, Refusal, RunEpoch, RunId, Seq, SessionEpoch, SessionNo, Timestamp,
+    Author, Cancel, Code, Command, Details, Event, InputRef, Key, MessageId, Offset, Op, Outcome,
+    PartId, ParticipantId, Refusal, RunEpoch, RunId, Seq, SessionEpoch, SessionNo, Timestamp,
 };
 
 const DAY_MS: u64 = 24 * 3_600 * 1_000;
+/// How long a run may be without a writer, and how long a stop waits for its input.
+const TEN_MINUTES_MS: u64 = 600 * 1_000;
 
 mod decide;
+mod stop;
 
 /// All sessions that ever were.
 #[derive(Default)]
@@ -31,6 +35,20 @@ pub(crate) struct Session {
     closed: Vec<(RunId, RunEpoch)>,
     /// First and last seq of each batch.
     batches: Vec<(RunId, RunEpoch, u64, u64)>,
+    /// When each orphan is given up.
+    lost_at: Vec<(RunId, u64)>,
+    /// Inputs that were stopped before a run answered them.
+    buried: Vec<Buried>,
+    /// Runs that were stopped gracefully, and until when they may have an epilogue.
+    graces: Vec<(RunId, u64)>,
+}
+
+/// An input that was stopped before a run answered it.
+struct Buried {
+    input: InputRef,
+    by: Author,
+    offset: Offset,
+    until: u64,
 }
 
 struct UsedKey {
@@ -44,10 +62,10 @@ struct UsedKey {
 
 #[derive(Clone, Debug, PartialEq)]
 enum Purpose {
-    Start(RunId, Option<InputId>),
+    Start(StartRun),
     Claim(RunId),
     Post(u128),
-    Cancel(RunId, u128),
+    Cancel(Cancel),
 }
 
 type Answer = Result<Outcome, Refusal>;
@@ -60,9 +78,9 @@ fn bare<T>(code: Code) -> Result<T, Refusal> {
     refuse(code, Details::default())
 }
 
-fn wrong_state(epoch: RunEpoch) -> Details {
+fn wrong_state(state: RunState, epoch: RunEpoch) -> Details {
     Details {
-        state: Some("running"),
+        state: Some(state.as_str()),
         next_epoch: Some(RunEpoch(epoch.0 + 1)),
         ..Details::default()
     }
@@ -92,7 +110,36 @@ impl Model {
             keys: Vec::new(),
             closed: Vec::new(),
             batches: Vec::new(),
+            lost_at: Vec::new(),
+            buried: Vec::new(),
+            graces: Vec::new(),
         });
+    }
+
+    /// What a leader asks unasked.
+    pub(crate) fn control(&mut self, stamp: u64, control: &Control) {
+        self.time = self.time.max(stamp);
+        let time = self.time;
+        let living = self.sessions.iter_mut().filter(|session| !session.deleted);
+        match control {
+            Control::Expire(expire) => {
+                let number = expire.session.session_no.0;
+                for session in living.filter(|session| session.number == number) {
+                    if expire.session.slot == session.slot() {
+                        session.expire(time, expire);
+                    }
+                }
+            },
+            Control::Fire(fire) => {
+                let number = fire.session.session_no.0;
+                for session in living.filter(|session| session.number == number) {
+                    if fire.session.slot == session.slot() {
+                        session.lose(time, fire.due.0);
+                    }
+                }
+            },
+            Control::RaiseRules { .. } | Control::Audit => {},
+        }
     }
 
     fn decide(&mut self, command: &Command) -> Answer {
@@ -106,7 +153,7 @@ impl Model {
         }
         let makes = matches!(
             command.op,
-            Op::CreateSession | Op::StartRun { .. } | Op::Post { .. }
+            Op::CreateSession | Op::StartRun(_) | Op::Post { .. }
         );
         let created = self.living(name).is_none();
         if let (Some(meant), Some(session)) = (command.session_epoch, self.living(name))
@@ -127,7 +174,18 @@ impl Model {
             self.make(name);
         }
         let session = self.living(name).expect("it was just made");
-        let by = &command.actor;
+        let answer = session.answer(time, command, created);
+        if created && answer.is_err() {
+            // A refused command leaves nothing, not even the session that it would have made.
+            self.sessions.pop();
+        }
+        answer
+    }
+}
+
+impl Session {
+    fn answer(&mut self, time: u64, command: &Command, created: bool) -> Answer {
+        let (session, by) = (self, &command.actor);
         match &command.op {
             Op::CreateSession => Ok(Outcome::SessionReady {
                 session_epoch: session.epoch(),
@@ -140,10 +198,13 @@ impl Model {
                 session_epoch: session.epoch(),
                 frozen: false,
             }),
-            Op::StartRun { run, input, key } => {
-                session.start(time, by, run, input.as_ref(), key.as_ref())
-            },
-            Op::ClaimRun { run, key } => session.claim(time, by, run, key.as_ref()),
+            Op::StartRun(start) => session.start(time, by, start),
+            Op::ClaimRun { run, key, .. } => session.claim(time, by, run, key.as_ref()),
+            Op::Heartbeat {
+                run,
+                run_epoch,
+                observed_through,
+            } => session.heartbeat(time, by, run, *run_epoch, *observed_through),
             Op::Publish {
                 run,
                 run_epoch,
@@ -155,11 +216,7 @@ impl Model {
                 key,
                 body_hash,
             } => session.post(time, by, draft, key.as_ref(), *body_hash),
-            Op::Cancel {
-                run,
-                key,
-                body_hash,
-            } => session.cancel(time, by, run, key, *body_hash),
+            Op::Cancel { cancel, key, .. } => session.cancel(time, by, cancel, key),
         }
     }
 }
@@ -181,7 +238,14 @@ fn check_shape(op: &Op) -> Result<(), Refusal> {
                     Body::MessageEnd { status, .. } => status == MessageStatus::Complete,
                     _ => true,
                 };
-                let may = ["message.", "part.", "app", "run.completed", "run.failed"];
+                let may = [
+                    "message.",
+                    "part.",
+                    "app",
+                    "run.completed",
+                    "run.failed",
+                    "run.epilogue",
+                ];
                 status_fits && may.iter().any(|prefix| kind.starts_with(prefix))
             });
             let ends_last = ends == 0 || (ends == 1 && drafts.last().is_some_and(is_end));
@@ -201,8 +265,22 @@ fn check_shape(op: &Op) -> Result<(), Refusal> {
 struct Seen {
     writer: ParticipantId,
     epoch: RunEpoch,
+    started: Offset,
+    input: Option<InputRef>,
+    parent: Option<RunId>,
+    orphaned: bool,
     /// State and the offset of its end.
     end: Option<(RunState, Offset)>,
+}
+
+impl Seen {
+    fn state(&self) -> RunState {
+        match self.end {
+            Some((state, _)) => state,
+            None if self.orphaned => RunState::Orphaned,
+            None => RunState::Running,
+        }
+    }
 }
 
 impl Session {
@@ -228,13 +306,24 @@ impl Session {
         for event in self.of_run(run) {
             let stamp = event.run.as_ref().expect("filtered");
             match &event.body {
-                Body::RunStarted { .. } | Body::RunClaimed => {
+                Body::RunStarted { input, parent, .. } => {
                     seen = Some(Seen {
                         writer: event.author.participant.clone(),
                         epoch: stamp.run_epoch,
+                        started: event.offset,
+                        input: input.clone(),
+                        parent: parent.clone(),
+                        orphaned: false,
                         end: None,
                     });
                 },
+                Body::RunClaimed => {
+                    let seen = seen.as_mut()?;
+                    seen.writer = event.author.participant.clone();
+                    seen.epoch = stamp.run_epoch;
+                    seen.orphaned = false;
+                },
+                Body::RunOrphaned => seen.as_mut()?.orphaned = true,
                 Body::RunCompleted => {
                     seen.as_mut()?.end = Some((RunState::Completed, event.offset));
                 },
@@ -255,11 +344,42 @@ impl Session {
         self.seen(run).is_some_and(|seen| seen.end.is_none())
     }
 
+    /// Every run that was started and has not ended, in the order of their start.
+    fn live(&self) -> Vec<RunId> {
+        let started = self.log.iter().filter_map(|event| match &event.body {
+            Body::RunStarted { .. } => Some(event.run.as_ref()?.run.clone()),
+            _ => None,
+        });
+        started.filter(|run| self.is_live(run)).collect()
+    }
+
+    fn slot(&self) -> everwire_core::Slot {
+        let (namespace, name) = (crate::world::name("dev"), crate::world::name(&self.name));
+        everwire_core::Slot::of(&namespace, &name)
+    }
+
+    /// Who was granted an epoch.
+    fn granted_to(&self, run: &RunId, epoch: RunEpoch) -> Option<ParticipantId> {
+        let granted = self.of_run(run).find(|event| {
+            let of = event.run.as_ref().map(|stamp| stamp.run_epoch);
+            let grants = matches!(event.body, Body::RunStarted { .. } | Body::RunClaimed);
+            grants && of == Some(epoch)
+        });
+        let granted = granted.map(|event| event.author.participant.clone());
+        granted.or_else(|| {
+            let seen = self.seen(run)?;
+            let has_grace = self.graces.iter().any(|(of, _)| of == run);
+            (has_grace && epoch.0 == seen.epoch.0 + 1).then_some(seen.writer)
+        })
+    }
+
     /// The epoch of a run's writer, and what it may write next.
     pub(crate) fn hint(&self, run: &RunId) -> Option<(ParticipantId, RunEpoch, u64)> {
         let seen = self.seen(run)?;
-        let last = self.last_seq(run, seen.epoch).0;
-        Some((seen.writer, seen.epoch, last + 1))
+        let has_grace = self.graces.iter().any(|(of, _)| of == run);
+        let epoch = RunEpoch(seen.epoch.0 + u32::from(has_grace));
+        let last = self.last_seq(run, epoch).0;
+        Some((seen.writer, epoch, last + 1))
     }
 
     /// Open messages of a run, in the order of their start.

@@ -4,21 +4,22 @@
 use std::collections::BTreeMap;
 
 use everwire_core::event::{Body, MessageStatus};
-use everwire_core::row::{Row, RowKey, SessionKey, TimerKind};
-use everwire_core::{Event, MessageId, Outcome, PartId, RunEpoch, RunId};
+use everwire_core::row::{Row, RowKey, RunState, SessionKey, TimerKind};
+use everwire_core::{Event, Kind, MessageId, Outcome, PartId, RunEpoch, RunId};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::{RngAlgorithm, TestRng, TestRunner};
 
-use crate::random::{Intent, Play, sequences};
-use crate::world::{World, batch, owner};
+use crate::intent::{Intent, sequences};
+use crate::random::{Play, Sent};
+use crate::world::World;
 
 fn played(sequence: &[(Intent, u8)]) -> Play {
     let mut play = Play::default();
     for (intent, session) in sequence {
         if let Some((expected, given)) = play.play(intent, *session) {
-            let (_, command) = play.sent.last().expect("it was just sent");
-            assert_eq!(given, expected, "to {command:#?}");
+            let (_, sent) = play.sent.last().expect("it was just sent");
+            assert_eq!(given, expected, "to {sent:#?}");
         }
     }
     play
@@ -28,7 +29,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 120, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn the_rules_answer_as_the_model_does(sequence in sequences(80)) {
+    fn the_rules_answer_as_the_model_does(sequence in sequences(100)) {
         let play = played(&sequence);
         // Same logs too, of all sessions that live.
         let modelled: Vec<_> = play.model.living_logs().collect();
@@ -44,7 +45,7 @@ proptest! {
     }
 
     #[test]
-    fn the_invariants_hold(sequence in sequences(80)) {
+    fn the_invariants_hold(sequence in sequences(100)) {
         let play = played(&sequence);
         for log in play.world.logs.values() {
             check_offsets(log);
@@ -63,8 +64,8 @@ proptest! {
 
     #[test]
     fn how_batches_are_cut_into_transactions_changes_nothing(
-        sequence in sequences(80),
-        cuts in prop::collection::vec((any::<bool>(), any::<bool>()), 81),
+        sequence in sequences(100),
+        cuts in prop::collection::vec((any::<bool>(), any::<bool>()), 101),
     ) {
         let play = played(&sequence);
         let mut other = World::default();
@@ -72,16 +73,17 @@ proptest! {
         // The first flag joins a command with the one before into one batch, which only commands
         // of one time can be; the second joins a batch with the one before into one transaction.
         let mut transaction = Vec::new();
-        for ((time, command), (same_batch, same_transaction)) in play.sent.iter().zip(cuts) {
-            match transaction.last_mut() {
-                Some(last) if same_batch && last_time(last) == *time => last.commands.push(command.clone()),
-                _ => {
-                    if !same_transaction {
-                        outcomes.extend(other.apply(std::mem::take(&mut transaction)));
-                    }
-                    transaction.push(batch(*time, vec![command.clone()]));
-                },
+        for ((time, sent), (same_batch, same_transaction)) in play.sent.iter().zip(cuts.iter().cycle()) {
+            if let (Some(last), Sent::Command(command), true) = (transaction.last_mut(), sent, same_batch)
+                && last_time(last) == *time
+            {
+                last.commands.push((**command).clone());
+                continue;
             }
+            if !same_transaction {
+                outcomes.extend(other.apply(std::mem::take(&mut transaction)));
+            }
+            transaction.push(sent.batch(*time));
         }
         outcomes.extend(other.apply(transaction));
         for outcome in &mut outcomes {
@@ -103,7 +105,7 @@ fn the_sequences_reach_every_answer() {
     );
     let mut seen: BTreeMap<String, u32> = BTreeMap::new();
     for _ in 0..200 {
-        let sequence = sequences(80).new_tree(&mut runner).unwrap().current();
+        let sequence = sequences(100).new_tree(&mut runner).unwrap().current();
         for outcome in played(&sequence).outcomes {
             *seen.entry(kind(&outcome)).or_default() += 1;
         }
@@ -122,7 +124,8 @@ fn the_sequences_reach_every_answer() {
             8,
             "created deleted absent inexact granted-duplicate posted-duplicate unknown_run",
         ),
-        (3, "already_terminal applied-duplicate"),
+        (3, "already_terminal applied-duplicate observed renewed"),
+        (3, "PARENT_FENCED"),
     ] {
         for kind in kinds.split(' ') {
             let count = seen.get(kind).copied().unwrap_or(0);
@@ -146,6 +149,10 @@ fn kind(outcome: &Outcome) -> String {
             (Some(_), None) => "inexact",
         },
         Outcome::Posted { .. } => "posted",
+        Outcome::Renewed {
+            observed: Some(_), ..
+        } => "observed",
+        Outcome::Renewed { observed: None, .. } => "renewed",
         Outcome::Cancelled { outcome, .. } => outcome.as_str(),
         Outcome::Refused(refusal) => refusal.code.as_str(),
     }
@@ -182,7 +189,7 @@ fn check_runs(log: &[Event]) {
     let mut ended: BTreeMap<RunId, &Event> = BTreeMap::new();
     let mut epochs: BTreeMap<RunId, RunEpoch> = BTreeMap::new();
     let mut open: BTreeMap<RunId, Vec<MessageId>> = BTreeMap::new();
-    for (place, event) in log.iter().enumerate() {
+    for event in log {
         let Some(stamp) = &event.run else { continue };
         let run = stamp.run.clone();
         if let Some(end) = ended.get(&run) {
@@ -190,10 +197,19 @@ fn check_runs(log: &[Event]) {
                 Body::RunCancelled { .. } => MessageStatus::Cancelled,
                 _ => MessageStatus::Incomplete,
             };
-            let sealing =
-                matches!(&event.body, Body::MessageEnd { status: of, .. } if *of == status);
-            assert!(sealing, "behind the end of its run: {event:?}");
-            assert_eq!((stamp.seq, &event.author), (None, &end.author));
+            let is_cancelled = matches!(end.body, Body::RunCancelled { .. });
+            match &event.body {
+                Body::MessageEnd { status: of, .. } if *of == status => {
+                    assert_eq!((stamp.seq, &event.author), (None, &end.author));
+                },
+                Body::RunEpilogue { .. } if is_cancelled => {
+                    let next = epochs.get(&run).map(|epoch| epoch.next());
+                    assert_eq!(Some(stamp.run_epoch), next);
+                    continue;
+                },
+                Body::SignalObserved { .. } | Body::SignalCancel { .. } => {},
+                _ => panic!("behind the end of its run: {event:?}"),
+            }
         }
         match &event.body {
             Body::RunStarted { .. } => {
@@ -205,9 +221,10 @@ fn check_runs(log: &[Event]) {
                 assert_eq!(before.map(RunEpoch::next), Some(stamp.run_epoch));
             },
             Body::RunCancelled { cancel_offset } => {
-                let signal = log.get(place - 1).expect("never the first");
-                assert_eq!(signal.offset, *cancel_offset);
-                assert_eq!(signal.body, Body::SignalCancel { run: run.clone() });
+                let signal = log.iter().find(|event| event.offset == *cancel_offset);
+                let signal = signal.filter(|signal| signal.offset < event.offset);
+                let signal = signal.map(|signal| signal.kind());
+                assert_eq!(signal, Some(Kind::SignalCancel));
                 assert!(ended.insert(run, event).is_none(), "two ends");
             },
             Body::RunCompleted | Body::RunFailed { .. } => {
@@ -311,12 +328,26 @@ fn check_rows(world: &World) {
                 let index = RowKey::LiveRun(*session, run.clone());
                 assert_eq!(world.rows.contains_key(&index), !row.state.is_terminal());
                 assert_eq!(row.ended.is_some(), row.state.is_terminal());
+                assert_eq!(row.lost_at.is_some(), row.state == RunState::Orphaned);
+                if let Some(due) = row.lost_at {
+                    let timer = RowKey::Timer(*session, due, TimerKind::OrphanLimit);
+                    let timer = world.rows.get(&timer);
+                    let ours =
+                        matches!(timer, Some(Row::Timer(of)) if of.run.as_ref() == Some(run));
+                    assert!(ours, "an orphan without its deadline: {run}");
+                }
                 check_open(world, *session, run);
             },
             (RowKey::Timer(session, due, TimerKind::StaleKeys), Row::Timer(_)) => {
                 let head = world.rows.get(&RowKey::Head(*session));
                 let due = Some(*due);
                 assert!(matches!(head, Some(Row::Head(head)) if head.keys_due == due));
+            },
+            (RowKey::Timer(session, due, TimerKind::OrphanLimit), Row::Timer(timer)) => {
+                let run = timer.run.clone().expect("it is about one");
+                let run = world.rows.get(&RowKey::Run(*session, run));
+                let due = Some(*due);
+                assert!(matches!(run, Some(Row::Run(run)) if run.lost_at == due));
             },
             (RowKey::KeyAge(session, time, by, name), Row::Index) => {
                 let head = world.rows.get(&RowKey::Head(*session));
@@ -328,7 +359,7 @@ fn check_rows(world: &World) {
             },
             _ => {},
         }
-        if let Some(session) = owner(key) {
+        if let Some(session) = key.session() {
             assert!(
                 world.rows.contains_key(&RowKey::Head(session)),
                 "an orphan: {key:?}"
@@ -345,7 +376,7 @@ fn check_rows(world: &World) {
 fn live_runs(world: &World, session: SessionKey) -> u64 {
     let rows = world.rows.iter();
     let live = rows.filter(|(key, row)| {
-        owner(key) == Some(session) && matches!(row, Row::Run(run) if !run.state.is_terminal())
+        key.session() == Some(session) && matches!(row, Row::Run(run) if !run.state.is_terminal())
     });
     live.count() as u64
 }

@@ -1,149 +1,24 @@
-//! Random sequences of commands that are worth applying: what a sequence means is decided while
-//! it is played, so that most writers write where they may and some of them miss narrowly.
+//! Random sequences of commands that are worth applying: what an intent means is decided while it
+//! is played, so that most writers write where they may and some of them miss narrowly.
 
+use everwire_core::command::{Batch, Control, Expire, Fire, StartRun};
 use everwire_core::event::{Body, MessageStatus};
-use everwire_core::{Command, MessageId, Op, Outcome, PartId, RunId};
-use proptest::prelude::*;
-
-use crate::model::Model;
-use crate::world::{
-    World, app, cancel, claim, command, delta, input, message_end, message_start, name, part_end,
-    part_start, post, publish, start,
+use everwire_core::row::{Row, RowKey, RunState, TimerKind};
+use everwire_core::{
+    Cancel, Command, Guard, InputRef, MessageId, Offset, Op, Outcome, PartId, RunId, Slot, Target,
 };
 
-const RUNS: [&str; 6] = ["r1", "r2", "r3", "r4", "r5", "r6"];
+use crate::intent::{Beat, Intent, Piece, Publish, Start, Stop};
+use crate::model::Model;
+use crate::world::{
+    World, app, batch, cancel, cancel_of, claim, command, controlling, delta, expire, heartbeat,
+    input, message_end, message_start, name, part_end, part_start, post, publish,
+};
+
+const RUNS: [&str; 9] = ["r1", "r2", "r3", "r4", "r5", "r6", "r7", "r8", "r9"];
 const PEOPLE: [&str; 4] = ["bot", "bot", "bot2", "ann"];
 const KEYS: [&str; 5] = ["k1", "k2", "k3", "k4", "k5"];
 const SESSIONS: [&str; 5] = ["s", "s", "s", "s", "t"];
-
-/// What a sequence wants at one place; numbers are picked from what is there then.
-#[derive(Clone, Debug)]
-pub(crate) enum Intent {
-    Create(u8),
-    Delete,
-    Unfreeze,
-    Start {
-        by: u8,
-        run: u8,
-        key: Option<u8>,
-    },
-    Claim {
-        by: Option<u8>,
-        run: u8,
-        key: Option<u8>,
-    },
-    Publish {
-        by: Option<u8>,
-        run: u8,
-        epoch: i8,
-        seq: i8,
-        pieces: Vec<Piece>,
-    },
-    Input {
-        by: u8,
-        id: u8,
-        key: Option<u8>,
-    },
-    App {
-        by: u8,
-        key: Option<u8>,
-        hash: u8,
-    },
-    Cancel {
-        by: u8,
-        run: u8,
-        key: u8,
-    },
-    /// Sends a former command again, as it was.
-    Again(u8),
-    Advance(u64),
-}
-
-/// A draft of a batch.
-#[derive(Clone, Debug)]
-pub(crate) enum Piece {
-    Message,
-    UsedMessage(u8),
-    EndMessage(u8),
-    Part(u8),
-    UsedPart(u8),
-    EndPart(u8),
-    Delta(u8, String),
-    Astray,
-    App,
-    Complete,
-    Fail,
-    Illegal,
-}
-
-fn piece() -> impl Strategy<Value = Piece> {
-    prop_oneof![
-        3 => Just(Piece::Message),
-        1 => any::<u8>().prop_map(Piece::EndMessage),
-        4 => any::<u8>().prop_map(Piece::Part),
-        3 => any::<u8>().prop_map(Piece::EndPart),
-        16 => (any::<u8>(), "[a-c\u{e9}\u{1f600}]{0,4}").prop_map(|(part, text)| Piece::Delta(part, text)),
-        2 => Just(Piece::App),
-    ]
-}
-
-/// What spoils a batch, or ends its run.
-fn odd_piece() -> impl Strategy<Value = Piece> {
-    prop_oneof![
-        2 => any::<u8>().prop_map(Piece::UsedMessage),
-        2 => any::<u8>().prop_map(Piece::UsedPart),
-        2 => Just(Piece::Astray),
-        1 => Just(Piece::Illegal),
-        3 => Just(Piece::Complete),
-        3 => Just(Piece::Fail),
-    ]
-}
-
-fn maybe_key() -> impl Strategy<Value = Option<u8>> {
-    prop::option::of(any::<u8>())
-}
-
-fn publish_intent() -> impl Strategy<Value = Intent> {
-    let by = prop_oneof![12 => Just(None), 1 => any::<u8>().prop_map(Some)];
-    let epoch = prop_oneof![12 => Just(0i8), 1 => Just(-1), 1 => Just(1)];
-    let seq = prop_oneof![10 => Just(0i8), 3 => -6i8..0, 1 => 1i8..3];
-    let odd = prop::option::weighted(0.15, (odd_piece(), prop::bool::weighted(0.8)));
-    let pieces = (prop::collection::vec(piece(), 1..6), odd).prop_map(|(mut pieces, odd)| {
-        match odd {
-            Some((odd, true)) => pieces.push(odd),
-            Some((odd, false)) => pieces.insert(0, odd),
-            None => {},
-        }
-        pieces
-    });
-    (by, any::<u8>(), epoch, seq, pieces).prop_map(|(by, run, epoch, seq, pieces)| {
-        Intent::Publish {
-            by,
-            run,
-            epoch,
-            seq,
-            pieces,
-        }
-    })
-}
-
-fn intent() -> impl Strategy<Value = Intent> {
-    let by = any::<u8>;
-    prop_oneof![
-        2 => by().prop_map(Intent::Create),
-        1 => Just(Intent::Delete),
-        1 => Just(Intent::Unfreeze),
-        8 => (by(), by(), maybe_key()).prop_map(|(by, run, key)| Intent::Start { by, run, key }),
-        4 => (prop::option::weighted(0.2, by()), by(), maybe_key())
-            .prop_map(|(by, run, key)| Intent::Claim { by, run, key }),
-        90 => publish_intent(),
-        4 => (by(), by(), prop::option::weighted(0.9, by())).prop_map(|(by, id, key)| Intent::Input { by, id, key }),
-        3 => (by(), maybe_key(), by()).prop_map(|(by, key, hash)| Intent::App { by, key, hash }),
-        3 => (by(), by(), by()).prop_map(|(by, run, key)| Intent::Cancel { by, run, key }),
-        10 => by().prop_map(Intent::Again),
-        4 => prop_oneof![4 => 0..5_000u64, 1 => 80_000_000..90_000_000u64].prop_map(Intent::Advance),
-    ]
-}
 
 fn pick<T>(all: &[T], number: u8) -> Option<&T> {
     all.get(usize::from(number).checked_rem(all.len())?)
@@ -162,21 +37,65 @@ fn key_of(key: Option<u8>) -> Option<&'static str> {
 pub(crate) struct Play {
     pub(crate) world: World,
     pub(crate) model: Model,
-    pub(crate) sent: Vec<(u64, Command)>,
+    pub(crate) sent: Vec<(u64, Sent)>,
     pub(crate) outcomes: Vec<Outcome>,
     now: u64,
     messages: u64,
 }
 
+/// What went into the log.
+#[derive(Clone, Debug)]
+pub(crate) enum Sent {
+    Command(Box<Command>),
+    Control(Control),
+}
+
+impl Sent {
+    /// The entry that carries it.
+    pub(crate) fn batch(&self, ms: u64) -> Batch {
+        match self {
+            Self::Command(command) => batch(ms, vec![(**command).clone()]),
+            Self::Control(control) => controlling(ms, control.clone()),
+        }
+    }
+
+    /// The slot of the session that it is about.
+    pub(crate) fn slot(&self) -> Slot {
+        match self {
+            Self::Command(command) => Slot::of(&command.namespace, &command.session),
+            Self::Control(Control::Expire(Expire { session, .. }))
+            | Self::Control(Control::Fire(Fire { session, .. })) => session.slot,
+            Self::Control(Control::RaiseRules { .. } | Control::Audit) => {
+                unreachable!("no sequence holds one")
+            },
+        }
+    }
+}
+
 impl Play {
+    /// The commands that were sent.
+    pub(crate) fn commands(&self) -> impl Iterator<Item = &Command> {
+        self.sent.iter().filter_map(|(_, sent)| match sent {
+            Sent::Command(command) => Some(&**command),
+            Sent::Control(_) => None,
+        })
+    }
+
     /// Plays one intent. Answers what both said, if it led to a command.
     pub(crate) fn play(&mut self, intent: &Intent, session: u8) -> Option<(Outcome, Outcome)> {
         let session = always(&SESSIONS, session);
+        for control in self.controls(intent, session) {
+            self.sent.push((self.now, Sent::Control(control.clone())));
+            self.model.control(self.now, &control);
+            let outcomes = self.world.apply(vec![controlling(self.now, control)]);
+            assert_eq!(outcomes, []);
+        }
         let mut command = self.command(intent, session)?;
         if !matches!(intent, Intent::Again(_)) {
             command.session = name(session);
         }
-        self.sent.push((self.now, command.clone()));
+        self.sent
+            .push((self.now, Sent::Command(Box::new(command.clone()))));
         let expected = self.model.apply(self.now, &command);
         let mut given = self.world.at(self.now, command);
         if let Outcome::Refused(refusal) = &mut given {
@@ -188,7 +107,6 @@ impl Play {
 
     fn command(&mut self, intent: &Intent, session: &str) -> Option<Command> {
         let person = |by: u8| always(&PEOPLE, by);
-        let any_run = |run: u8| always(&RUNS, run);
         Some(match intent {
             Intent::Create(by) => {
                 let mut create = command(person(*by), Op::CreateSession);
@@ -197,7 +115,7 @@ impl Play {
             },
             Intent::Delete => command("ann", Op::DeleteSession),
             Intent::Unfreeze => command("ann", Op::Unfreeze),
-            Intent::Start { by, run, key } => start(person(*by), any_run(*run), key_of(*key)),
+            Intent::Start(start) => self.start(session, start),
             Intent::Claim { by, run, key } => {
                 let run = self.likely_run(session, *run);
                 let hint = self.hint(session, run);
@@ -205,23 +123,7 @@ impl Play {
                 let by = by.map_or(writer, |by| person(by).to_owned());
                 claim(&by, run, key_of(*key))
             },
-            Intent::Publish {
-                by,
-                run,
-                epoch,
-                seq,
-                pieces,
-            } => {
-                let run = self.likely_run(session, *run);
-                let (writer, at, next) = self
-                    .hint(session, run)
-                    .unwrap_or_else(|| ("bot".to_owned(), 1, 1));
-                let by = by.map_or(writer, |by| person(by).to_owned());
-                let bodies = self.bodies(session, &name(run), pieces);
-                let epoch = at.saturating_add_signed(i32::from(*epoch));
-                let seq = next.saturating_add_signed(i64::from(*seq)).max(1);
-                publish(&by, run, epoch, seq, bodies)
-            },
+            Intent::Publish(publish) => self.publish(session, publish),
             Intent::Input { by, id, key } => {
                 let body = input(&format!("i{}", id % 6), "hi");
                 post(person(*by), body, key_of(*key), u128::from(id % 6))
@@ -233,12 +135,145 @@ impl Play {
                 let run = self.likely_run(session, *run);
                 cancel(person(*by), run, always(&KEYS, *key))
             },
-            Intent::Again(number) => pick(&self.sent, *number)?.1.clone(),
+            Intent::Stop(stop) => self.stop(session, stop),
+            Intent::Heartbeat(beat) => self.heartbeat(session, beat)?,
+            Intent::Epilogue { run, seq } => {
+                let run = always(&RUNS, *run);
+                let (writer, epoch, next) = self.hint(session, run)?;
+                let seq = next.saturating_add_signed(i64::from(*seq)).max(1);
+                publish(
+                    &writer,
+                    run,
+                    epoch,
+                    seq,
+                    vec![Body::RunEpilogue { data: None }],
+                )
+            },
+            Intent::Expire { .. } | Intent::Fire => return None,
+            Intent::Again(number) => match &pick(&self.sent, *number)?.1 {
+                Sent::Command(command) => (**command).clone(),
+                Sent::Control(_) => return None,
+            },
             Intent::Advance(ms) => {
                 self.now += ms;
                 return None;
             },
         })
+    }
+
+    fn start(&mut self, session: &str, start: &Start) -> Command {
+        let input = start.input.map(|number| InputRef {
+            input: name(&format!("i{}", number % 3)),
+            author: (!number.is_multiple_of(4)).then(|| name(always(&PEOPLE, number / 8))),
+        });
+        let parent = start.parent;
+        let asked = StartRun {
+            input,
+            parent: parent.map(|parent| name(self.likely_run(session, parent))),
+            key: key_of(start.key).map(name),
+            ..StartRun::new(name(always(&RUNS, start.run)))
+        };
+        command(always(&PEOPLE, start.by), Op::StartRun(asked))
+    }
+
+    fn publish(&mut self, session: &str, wanted: &Publish) -> Command {
+        let run = self.likely_run(session, wanted.run);
+        let (writer, at, next) = self
+            .hint(session, run)
+            .unwrap_or_else(|| ("bot".to_owned(), 1, 1));
+        let by = wanted
+            .by
+            .map_or(writer, |by| always(&PEOPLE, by).to_owned());
+        let bodies = self.bodies(session, &name(run), &wanted.pieces);
+        let epoch = at.saturating_add_signed(i32::from(wanted.epoch));
+        let seq = next.saturating_add_signed(i64::from(wanted.seq)).max(1);
+        publish(&by, run, epoch, seq, bodies)
+    }
+
+    fn heartbeat(&mut self, session: &str, beat: &Beat) -> Option<Command> {
+        let run = match beat.run % 2 {
+            0 => self.likely_run(session, beat.run),
+            _ => always(&RUNS, beat.run),
+        };
+        let (writer, at, _) = self.hint(session, run)?;
+        let by = beat.by.map_or(writer, |by| always(&PEOPLE, by).to_owned());
+        let tail = self.model.living(session)?.log.len() as u64;
+        let behind = beat.behind;
+        let through = behind.map(|behind| tail.saturating_add_signed(-i64::from(behind)));
+        let epoch = at.saturating_add_signed(i32::from(beat.epoch));
+        Some(heartbeat(&by, run, epoch, through))
+    }
+
+    fn stop(&mut self, session: &str, stop: &Stop) -> Command {
+        let target = match stop.target % 8 {
+            0..=2 => Target::Subtree(name(self.likely_run(session, stop.run))),
+            3..=5 => Target::Input(InputRef {
+                input: name(&format!("i{}", stop.input % 3)),
+                author: (!stop.input.is_multiple_of(4))
+                    .then(|| name(always(&PEOPLE, stop.input / 8))),
+            }),
+            6 => Target::Session,
+            _ => Target::Run(name(self.likely_run(session, stop.run))),
+        };
+        let state = stop.expect.and_then(|state| pick(&RunState::ALL, state));
+        let guard = Guard {
+            state: state.copied().filter(|_| target.run().is_some()),
+            as_of: stop
+                .as_of
+                .filter(|_| !matches!(target, Target::Input(_)))
+                .and_then(|of| Offset::new(u64::from(of) / 4)),
+        };
+        let cancel = Cancel {
+            target,
+            grace_ms: stop.graceful.then_some(2_000),
+            guard,
+        };
+        cancel_of(always(&PEOPLE, stop.by), cancel, always(&KEYS, stop.key))
+    }
+
+    /// What a leader would say unasked.
+    fn controls(&mut self, intent: &Intent, session: &str) -> Vec<Control> {
+        match intent {
+            Intent::Expire { run, late } => {
+                let run = self.likely_run(session, *run);
+                let Some((_, epoch, next)) = self.hint(session, run) else {
+                    return Vec::new();
+                };
+                let rows = self.world.rows.iter();
+                let last = rows.filter_map(|(key, row)| match (key, row) {
+                    (RowKey::Epoch(of, id, run_epoch), Row::Epoch(row))
+                        if id.as_str() == run && run_epoch.0 == epoch =>
+                    {
+                        Some((*of, row.last_seq.0 + 1, row.last_offset.get()))
+                    },
+                    _ => None,
+                });
+                // The same name in several sessions: the one that is meant stands like this.
+                let last = last.filter(|(_, seq, _)| *seq == next);
+                let last: Vec<_> = last.collect();
+                let expired = last.iter();
+                let expired = expired.map(|(of, _, last)| {
+                    expire(*of, run, epoch, last.saturating_sub(u64::from(*late)))
+                });
+                expired.collect()
+            },
+            Intent::Fire => {
+                let rows = self.world.rows.iter();
+                let due = rows.filter_map(|(key, row)| match (key, row) {
+                    (RowKey::Timer(of, due, TimerKind::OrphanLimit), Row::Timer(row)) => {
+                        Some(Control::Fire(Fire {
+                            session: *of,
+                            due: *due,
+                            kind: TimerKind::OrphanLimit,
+                            guard: row.guard,
+                        }))
+                    },
+                    _ => None,
+                });
+                due.collect()
+            },
+            _ => Vec::new(),
+        }
     }
 
     /// Mostly a live run, sometimes any.
@@ -332,20 +367,4 @@ impl Play {
             },
         })
     }
-}
-
-/// Intents, each with the session that it means. Mostly a run is there from the start.
-pub(crate) fn sequences(length: usize) -> impl Strategy<Value = Vec<(Intent, u8)>> {
-    let started = Intent::Start {
-        by: 0,
-        run: 0,
-        key: None,
-    };
-    let any = prop::collection::vec((intent(), any::<u8>()), 1..length);
-    (any, prop::bool::weighted(0.8)).prop_map(move |(mut sequence, begins)| {
-        if begins {
-            sequence.insert(0, (started.clone(), 0));
-        }
-        sequence
-    })
 }

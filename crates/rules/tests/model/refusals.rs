@@ -6,8 +6,10 @@ use everwire_core::limits::{
     BATCH_EVENTS_MAX, LIVE_RUNS_MAX, OPEN_MESSAGES_MAX, OPEN_PARTS_MAX, PEOPLE_PER_DAY_MAX,
 };
 use everwire_core::row::{Row, RowKey, RowRange, RunState};
-use everwire_core::{Code, Command, Details, Offset, Op, Outcome, RunEpoch, Seq, Timestamp};
-use everwire_rules::{ApplyError, ShardState, Txn, View, ViewError, may_raise};
+use everwire_core::{
+    Code, Command, Details, Offset, Op, Outcome, RunEpoch, Seq, Target, Timestamp,
+};
+use everwire_rules::{ApplyError, RULES_VERSION, ShardState, Txn, View, ViewError, may_raise};
 
 use crate::world::{
     World, app, batch, cancel, claim, command, delta, input, message_end, message_start, name,
@@ -369,7 +371,15 @@ fn malformed() {
         message: name("m1"),
         status: MessageStatus::Incomplete,
     };
-    let signal = Body::SignalCancel { run: name("r1") };
+    let signal = Body::SignalCancel {
+        target: Target::Run(name("r1")),
+        grace_ms: None,
+    };
+    let started = Body::RunStarted {
+        input: None,
+        parent: None,
+        meta: None,
+    };
     let cancelled = Body::RunCancelled {
         cancel_offset: Offset::ZERO,
     };
@@ -387,7 +397,7 @@ fn malformed() {
         publish("bot", "r1", 1, 4, vec![Body::RunCompleted, app("x")]),
         publish("bot", "r1", 1, 4, vec![failed(), Body::RunCompleted]),
         publish("bot", "r1", 1, 4, vec![sealed]),
-        publish("bot", "r1", 1, 4, vec![Body::RunStarted { input: None }]),
+        publish("bot", "r1", 1, 4, vec![started]),
         publish(
             "bot",
             "r1",
@@ -493,17 +503,18 @@ fn unknown_rules_stop_the_replica() {
         rules_version,
         ..batch(1, vec![command("bot", Op::CreateSession)])
     };
-    for version in [0, 2, 99] {
+    for version in [0, RULES_VERSION + 1, 99] {
         let mut txn = Txn::new(&world, ShardState::default());
         let result = txn.apply(of(version));
         assert_eq!(result, Err(ApplyError::UnknownRules(version)));
     }
     let newer = ShardState {
         time: Timestamp(0),
-        rules_version: 2,
+        rules_version: RULES_VERSION + 1,
     };
     let mut txn = Txn::new(&world, newer);
-    assert_eq!(txn.apply(of(1)), Err(ApplyError::UnknownRules(2)));
+    let unknown = ApplyError::UnknownRules(RULES_VERSION + 1);
+    assert_eq!(txn.apply(of(1)), Err(unknown));
 }
 
 #[test]
@@ -513,16 +524,18 @@ fn rules_are_raised_upwards_only_and_never_beyond_what_is_known() {
         control: vec![Control::RaiseRules { version }],
         ..batch(1, Vec::new())
     };
-    // A replica of a build to come knows version 3; one of today stops at the same entry.
-    let mut newer = Txn::with_supported(&world, ShardState::default(), 3);
-    for (version, stands_at) in [(1, 1), (3, 3), (2, 3), (3, 3)] {
+    // A replica of a build to come knows the next version; one of today stops at the same entry.
+    let next = RULES_VERSION + 1;
+    let mut newer = Txn::with_supported(&world, ShardState::default(), next);
+    for (version, stands_at) in [(1, 1), (next, next), (2, next), (next, next)] {
         assert_eq!(newer.apply(raise(version)), Ok(Vec::new()));
         assert_eq!(newer.state().rules_version, stands_at);
     }
-    assert_eq!(newer.apply(raise(4)), Err(ApplyError::UnknownRules(4)));
+    let unknown = ApplyError::UnknownRules(next + 1);
+    assert_eq!(newer.apply(raise(next + 1)), Err(unknown));
     let mut ours = Txn::new(&world, ShardState::default());
-    assert_eq!(ours.apply(raise(1)), Ok(Vec::new()));
-    assert_eq!(ours.apply(raise(2)), Err(ApplyError::UnknownRules(2)));
+    assert_eq!(ours.apply(raise(RULES_VERSION)), Ok(Vec::new()));
+    assert_eq!(ours.apply(raise(next)), Err(ApplyError::UnknownRules(next)));
     assert_eq!(ours.apply(raise(0)), Err(ApplyError::UnknownRules(0)));
 }
 

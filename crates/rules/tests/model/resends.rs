@@ -7,7 +7,8 @@ use everwire_core::event::{Body, Draft};
 use everwire_core::{Command, Op, Outcome, RunEpoch, Seq};
 use proptest::prelude::*;
 
-use crate::random::{Intent, Play, sequences};
+use crate::intent::{Intent, sequences};
+use crate::random::Play;
 use crate::world::{
     World, app, cancel, command, delta, input, message_end, message_start, name, part_start, post,
     start,
@@ -112,9 +113,9 @@ proptest! {
                 play.play(intent, *session);
             }
         }
-        let taken: Vec<_> = play.sent.iter().zip(&play.outcomes)
-            .filter(|((_, command), outcome)| repeatable(command) && !matches!(outcome, Outcome::Refused(_) ))
-            .map(|((_, command), outcome)| (command.clone(), outcome.clone()))
+        let taken: Vec<_> = play.commands().zip(&play.outcomes)
+            .filter(|(command, outcome)| repeatable(command) && !matches!(outcome, Outcome::Refused(_) ))
+            .map(|(command, outcome)| (command.clone(), outcome.clone()))
             .collect();
         if taken.is_empty() {
             return Ok(());
@@ -134,8 +135,8 @@ fn repeatable(command: &Command) -> bool {
     match &command.op {
         Op::CreateSession | Op::Publish { .. } => true,
         Op::DeleteSession | Op::Unfreeze | Op::Cancel { .. } => false,
-        Op::StartRun { key, .. } => key.is_none(),
-        Op::ClaimRun { .. } => false,
+        Op::StartRun(start) => start.key.is_none(),
+        Op::ClaimRun { .. } | Op::Heartbeat { .. } => false,
         // Input ids are remembered for ever, keys for 24 h.
         Op::Post { draft, .. } => matches!(draft.body, Body::Input { .. }),
     }

@@ -3,20 +3,21 @@
 use everwire_core::command::{Duplicate, Published};
 use everwire_core::event::{Body, MessageStatus};
 use everwire_core::limits::{
-    BATCH_EVENTS_MAX, BATCHES_REMEMBERED, KEY_TTL, LIVE_RUNS_MAX, OPEN_MESSAGES_MAX,
-    OPEN_PARTS_MAX, PEOPLE_PER_DAY_MAX, STALE_KEYS_EVERY, STALE_KEYS_PER_FIRE,
+    BATCH_EVENTS_MAX, BATCHES_REMEMBERED, KEY_TTL, LEASE_DEFAULT, LIVE_RUNS_MAX, OPEN_MESSAGES_MAX,
+    OPEN_PARTS_MAX, ORPHAN_LIMIT, PEOPLE_PER_DAY_MAX, RUN_DEPTH_MAX, STALE_KEYS_EVERY,
+    STALE_KEYS_PER_FIRE, TOMBSTONE_TTL, TOMBSTONES_MAX, TOMBSTONES_PER_PARTICIPANT_MAX,
 };
 use everwire_core::row::{RowKey, RunState};
 use everwire_core::{Offset, Op, Outcome, Seq};
 use everwire_rules::Txn;
 
 use crate::world::{
-    World, app, author, batch, cancel, claim, command, delta, input, message_start, owner,
-    part_start, post, publish, start,
+    World, app, author, batch, cancel, claim, command, delta, input, message_start, part_start,
+    post, publish, start,
 };
 
 #[test]
-fn the_bounds_are_those_of_rules_version_1() {
+fn the_bounds_are_those_of_rules_version_2() {
     // Changing one needs a new version of the rules, or two replicas decide differently.
     assert_eq!(BATCH_EVENTS_MAX, 4_096);
     assert_eq!(LIVE_RUNS_MAX, 256);
@@ -27,7 +28,13 @@ fn the_bounds_are_those_of_rules_version_1() {
     assert_eq!(KEY_TTL.as_secs(), 24 * 3_600);
     assert_eq!(STALE_KEYS_PER_FIRE, 256);
     assert_eq!(STALE_KEYS_EVERY.as_secs(), 3_600);
-    assert_eq!(everwire_rules::RULES_VERSION, 1);
+    assert_eq!(RUN_DEPTH_MAX, 16);
+    assert_eq!(LEASE_DEFAULT.as_secs(), 15);
+    assert_eq!(ORPHAN_LIMIT.as_secs(), 600);
+    assert_eq!(TOMBSTONES_MAX, 64);
+    assert_eq!(TOMBSTONES_PER_PARTICIPANT_MAX, 8);
+    assert_eq!(TOMBSTONE_TTL.as_secs(), 600);
+    assert_eq!(everwire_rules::RULES_VERSION, 2);
 }
 
 #[test]
@@ -60,6 +67,7 @@ fn kind(key: &RowKey) -> &'static str {
         RowKey::Key(..) => "key",
         RowKey::KeyAge(..) => "key age",
         RowKey::LiveRun(..) => "live run",
+        RowKey::Tombstone(..) => "tombstone",
         RowKey::Timer(..) => "timer",
     }
 }
@@ -216,7 +224,7 @@ fn a_deleted_session_leaves_no_row_of_its_own_and_its_number_never_comes_back() 
     let numbers: Vec<_> = world
         .rows
         .keys()
-        .filter_map(owner)
+        .filter_map(RowKey::session)
         .map(|key| key.session_no.0)
         .collect();
     assert!(numbers.iter().all(|number| *number == 2), "{numbers:?}");

@@ -5,8 +5,9 @@ use everwire_core::command::{Batch, Control, Fire};
 use everwire_core::limits::STALE_KEYS_PER_FIRE;
 use everwire_core::row::{Row, RowKey, TimerKind};
 use everwire_core::{Op, Outcome, Timestamp};
+use everwire_rules::Txn;
 
-use crate::world::{World, app, batch, command, input, post};
+use crate::world::{World, app, batch, command, expire, input, post, start};
 
 const HOUR: u64 = 3_600 * 1_000;
 const DAY: u64 = 24 * HOUR;
@@ -164,6 +165,28 @@ fn a_deleted_session_takes_its_timer_along() {
     let rows = world.rows.clone();
     fire(&mut world, timer.due.0, &[timer]);
     assert_eq!(world.rows, rows);
+}
+
+#[test]
+fn nothing_is_asked_of_a_session_that_its_own_transaction_deleted() {
+    let mut world = World::default();
+    world.at(7, start("bot", "r1", Some("k1")));
+    let timer = only(&world);
+    let deleted = batch(8, vec![command("ann", Op::DeleteSession)]);
+    let controls = vec![Control::Fire(timer), expire(timer.session, "r1", 1, 0)];
+    let asked = Batch {
+        control: controls,
+        ..batch(timer.due.0, Vec::new())
+    };
+    // Each replica cuts batches into transactions as it likes, and all must write the same.
+    let mut txn = Txn::new(&world, world.state);
+    txn.apply(deleted).unwrap();
+    txn.apply(asked).unwrap();
+    let last = txn.last_batch();
+    assert_eq!((last.rows.len(), last.events.len()), (0, 0));
+    let changes = txn.finish();
+    assert!(changes.rows.keys().all(|key| key.session().is_none()));
+    assert_eq!((changes.events.len(), changes.erased.len()), (0, 1));
 }
 
 #[test]

@@ -2,21 +2,36 @@
 //! commands down.
 
 use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 
-use everwire_core::command::Batch;
+use everwire_core::command::{Batch, Control, Expire, StartRun};
 use everwire_core::event::{Body, Draft, MessageStatus, PartKind, Role};
 use everwire_core::row::{Row, RowKey, RowRange, SessionKey};
 use everwire_core::{
-    Author, Command, Event, Key, MessageId, Op, Outcome, PartId, ParticipantId, ParticipantKind,
-    Refusal, RunEpoch, RunId, Seq, Timestamp,
+    Author, Cancel, Command, Event, Key, MessageId, Offset, Op, Outcome, PartId, ParticipantId,
+    ParticipantKind, Refusal, RunEpoch, RunId, Seq, Timestamp,
 };
 use everwire_rules::{Changes, RULES_VERSION, ShardState, Txn, View, ViewError};
 
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct World {
     pub(crate) rows: BTreeMap<RowKey, Row>,
     pub(crate) logs: BTreeMap<SessionKey, Vec<Event>>,
     pub(crate) state: ShardState,
+}
+
+/// Empty, and speaks the newest rules.
+impl Default for World {
+    fn default() -> Self {
+        Self {
+            rows: BTreeMap::new(),
+            logs: BTreeMap::new(),
+            state: ShardState {
+                rules_version: RULES_VERSION,
+                ..ShardState::default()
+            },
+        }
+    }
 }
 
 impl View for World {
@@ -25,17 +40,8 @@ impl View for World {
     }
 
     fn scan(&self, range: RowRange, limit: usize) -> Result<Vec<RowKey>, ViewError> {
-        let (session, first) = match range {
-            RowRange::KeyAges(session) => {
-                let (author, key) = (name("!"), name("-"));
-                (session, RowKey::KeyAge(session, Timestamp(0), author, key))
-            },
-            RowRange::LiveRuns(session) => (session, RowKey::LiveRun(session, name("-"))),
-        };
-        let same_kind =
-            |key: &RowKey| std::mem::discriminant(key) == std::mem::discriminant(&first);
-        let keys = self.rows.range(first.clone()..).map(|(key, _)| key);
-        let inside = keys.take_while(|key| same_kind(key) && owner(key) == Some(session));
+        let keys = self.rows.range(range.lowest()..).map(|(key, _)| key);
+        let inside = keys.take_while(|key| range.holds(key));
         Ok(inside.take(limit).cloned().collect())
     }
 }
@@ -53,7 +59,7 @@ impl World {
         outcomes
     }
 
-    fn keep(&mut self, changes: Changes) {
+    pub(crate) fn keep(&mut self, changes: Changes) {
         for (key, row) in changes.rows {
             match row {
                 Some(row) => self.rows.insert(key, row),
@@ -65,7 +71,7 @@ impl World {
         }
         for session in changes.erased {
             self.logs.remove(&session);
-            self.rows.retain(|key, _| owner(key) != Some(session));
+            self.rows.retain(|key, _| key.session() != Some(session));
         }
         self.state = changes.state;
     }
@@ -103,24 +109,6 @@ impl World {
     }
 }
 
-/// The session of a row; `None` for rows of a slot.
-pub(crate) fn owner(key: &RowKey) -> Option<SessionKey> {
-    match key {
-        RowKey::Name(..) | RowKey::Counter(_) => None,
-        RowKey::Head(session)
-        | RowKey::Run(session, ..)
-        | RowKey::Epoch(session, ..)
-        | RowKey::Batch(session, ..)
-        | RowKey::Message(session, ..)
-        | RowKey::Part(session, ..)
-        | RowKey::Input(session, ..)
-        | RowKey::Key(session, ..)
-        | RowKey::KeyAge(session, ..)
-        | RowKey::LiveRun(session, ..)
-        | RowKey::Timer(session, ..) => Some(*session),
-    }
-}
-
 pub(crate) fn batch(ms: u64, commands: Vec<Command>) -> Batch {
     Batch {
         stamp: Timestamp(ms),
@@ -128,6 +116,14 @@ pub(crate) fn batch(ms: u64, commands: Vec<Command>) -> Batch {
         timeline: 1,
         control: Vec::new(),
         commands,
+    }
+}
+
+/// An entry in which the leader itself asks for something.
+pub(crate) fn controlling(ms: u64, control: Control) -> Batch {
+    Batch {
+        control: vec![control],
+        ..batch(ms, Vec::new())
     }
 }
 
@@ -161,17 +157,17 @@ pub(crate) fn command(participant: &str, op: Op) -> Command {
 }
 
 pub(crate) fn start(participant: &str, run: &str, key: Option<&str>) -> Command {
-    let op = Op::StartRun {
-        run: name(run),
-        input: None,
+    let start = StartRun {
         key: key.map(name::<Key>),
+        ..StartRun::new(name(run))
     };
-    command(participant, op)
+    command(participant, Op::StartRun(start))
 }
 
 pub(crate) fn claim(participant: &str, run: &str, key: Option<&str>) -> Command {
     let op = Op::ClaimRun {
         run: name(run),
+        lease: None,
         key: key.map(name::<Key>),
     };
     command(participant, op)
@@ -203,12 +199,43 @@ pub(crate) fn post(participant: &str, body: Body, key: Option<&str>, body_hash: 
 }
 
 pub(crate) fn cancel(participant: &str, run: &str, key: &str) -> Command {
+    cancel_of(participant, Cancel::run(name(run)), key)
+}
+
+/// A cancel; the hash of its body stands for it.
+pub(crate) fn cancel_of(participant: &str, cancel: Cancel, key: &str) -> Command {
+    let mut hasher = DefaultHasher::new();
+    format!("{cancel:?}").hash(&mut hasher);
     let op = Op::Cancel {
-        run: name(run),
+        cancel,
         key: name(key),
-        body_hash: 9,
+        body_hash: u128::from(hasher.finish()),
     };
     command(participant, op)
+}
+
+pub(crate) fn heartbeat(
+    participant: &str,
+    run: &str,
+    epoch: u32,
+    observed_through: Option<u64>,
+) -> Command {
+    let op = Op::Heartbeat {
+        run: name(run),
+        run_epoch: RunEpoch(epoch),
+        observed_through: observed_through.and_then(Offset::new),
+    };
+    command(participant, op)
+}
+
+/// What a leader says of a run whose lease has ended, if it is as these say.
+pub(crate) fn expire(session: SessionKey, run: &str, epoch: u32, last_offset: u64) -> Control {
+    Control::Expire(Expire {
+        session,
+        run: name(run),
+        run_epoch: RunEpoch(epoch),
+        last_offset: Offset::new(last_offset).expect("small"),
+    })
 }
 
 pub(crate) fn input(id: &str, text: &str) -> Body {

@@ -170,7 +170,9 @@ impl World {
             Change::Form { .. }
             | Change::Join { .. }
             | Change::Move { .. }
-            | Change::Retire { .. } => panic!("not for a plan: {change:?}"),
+            | Change::Retire { .. }
+            | Change::RaiseRules { .. }
+            | Change::Audit => panic!("not for a plan: {change:?}"),
         }
     }
 

@@ -5,12 +5,12 @@ use super::*;
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use everwire_core::command::{Batch, Control, Op};
+use everwire_core::command::{Batch, Control, Op, StartRun};
 use everwire_core::event::{Body, Draft, Role};
 use everwire_core::row::{Row, RowKey, SessionKey};
 use everwire_core::{
-    Author, Command, Key, MessageId, Namespace, NodeId, ParticipantId, ParticipantKind, RunEpoch,
-    RunId, Seq, SessionName, SessionNo, Slot, Timestamp,
+    Author, Cancel, Command, Key, MessageId, Namespace, NodeId, ParticipantId, ParticipantKind,
+    RunEpoch, RunId, Seq, SessionName, SessionNo, Slot, Timestamp,
 };
 use everwire_store::sim::{SimDisk, SimStore};
 use everwire_store::{Identity, OpenOptions};
@@ -18,6 +18,9 @@ use openraft::entry::RaftEntry;
 use proptest::prelude::*;
 
 use crate::raft::types::Proposal;
+
+/// Rules that no build knows yet.
+const NEXT: u32 = RULES_VERSION + 1;
 
 type Reasons = Arc<Mutex<Vec<String>>>;
 
@@ -123,24 +126,27 @@ fn raised_rules_are_kept_and_stop_whoever_does_not_know_them() {
         stamp: Timestamp(8),
         rules_version: 1,
         timeline: 1,
-        control: vec![Control::RaiseRules { version: 2 }],
+        control: vec![Control::RaiseRules { version: NEXT }],
         commands: Vec::new(),
     });
     let entries = || vec![entry(0, batch(1)), entry(1, raise.clone())];
-    let (newer, _) = knowing(2);
+    let (newer, _) = knowing(NEXT);
     newer.apply(entries()).unwrap();
-    assert_eq!(newer.rules_version(), 2);
+    assert_eq!(newer.rules_version(), NEXT);
     let applied = newer.store().applied(0).unwrap().unwrap();
-    assert_eq!(applied.rules_version, 2);
-    newer.apply(vec![entry(2, batch(2))]).unwrap();
+    assert_eq!(applied.rules_version, NEXT);
+    newer.apply(vec![entry(2, batch(NEXT))]).unwrap();
 
     let (ours, _) = applier();
     ours.apply(entries()).unwrap_err();
-    // What was raised stays out of reach of an older build that finds it on its disk.
+    // What was raised stays out of reach of an older build that is given it: it takes none of it.
     let (to, _) = applier();
     let snapshot = newer.store().snapshot(0).unwrap();
-    to.install(StoredMembership::default(), snapshot).unwrap();
-    to.apply(vec![entry(3, batch(1))]).unwrap_err();
+    let refused = to.install(StoredMembership::default(), snapshot);
+    let refused = refused.unwrap_err().to_string();
+    let needs = format!("needs rules {NEXT}");
+    assert!(refused.contains(&needs), "{refused}");
+    assert_eq!(to.store().applied(0).unwrap(), None);
 }
 
 /// What several entries change in one transaction is what they change one by one.
@@ -203,8 +209,8 @@ fn any_op() -> impl Strategy<Value = Op> {
     prop_oneof![
         1 => Just(Op::CreateSession),
         1 => Just(Op::DeleteSession),
-        4 => run.clone().prop_map(|run| Op::StartRun { run, input: None, key: None }),
-        2 => run.clone().prop_map(|run| Op::ClaimRun { run, key: None }),
+        4 => run.clone().prop_map(|run| Op::StartRun(StartRun::new(run))),
+        2 => run.clone().prop_map(|run| Op::ClaimRun { run, lease: None, key: None }),
         10 => (run.clone(), 1..3u32, 1..8u64, drafts).prop_map(|(run, epoch, seq, drafts)| {
             Op::Publish {
                 run,
@@ -219,7 +225,7 @@ fn any_op() -> impl Strategy<Value = Op> {
             body_hash: 1,
         }),
         2 => (run, 0..5u8).prop_map(move |(run, number)| Op::Cancel {
-            run,
+            cancel: Cancel::run(run),
             key: key(number),
             body_hash: 2,
         }),

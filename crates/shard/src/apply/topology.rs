@@ -1,15 +1,36 @@
 //! The metadata group's state machine: one topology, kept whole in its applied row.
+//!
+//! What protects the state of shards protects this one as far as it has the same:
+//!
+//! | protection | here |
+//! |---|---|
+//! | rules are raised when every member knows newer ones (RULES 2) | the same; every node of the cluster is a member, and no shard speaks newer ones than this group |
+//! | whoever meets rules or a kind of change that it does not know stops | the same |
+//! | a mistake of ours in a decision (RULES 3) | refuses the change as INTERNAL, the topology stays as it was; there is nothing to freeze |
+//! | audits (RULES 4) | the same entries; the hash is of the whole state at that entry, and not of the way to it, because the state is one small value |
+//! | a minority rebuilds | its rows are replaced by another node's and its process begins anew, because all tasks of a node go by what the topology says (`crate::rebuild`) |
+//! | no two equal hashes | changes of the topology are refused as FROZEN; shards go on as they are placed |
+//! | damaged rows (RULES 35) | fetched anew before anything else of the node runs (`crate::entrance`) |
+//! | timers, readers, lanes | there are none |
 
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use everwire_core::topology::Topology;
+use everwire_core::topology::{Change, Topology};
 use everwire_core::{Code, NodeId, Refusal};
 use everwire_proto::storage;
 use everwire_rules::topology;
-use everwire_store::StoreError;
+use everwire_store::{Applied, ApplyWrite, StoreError};
+use openraft::EntryPayload;
 use tokio::sync::watch;
+
+use super::{Applier, Committed, Standing};
+use crate::audit::Tally;
+use crate::raft::codec;
+use crate::raft::types::{LogId, Outcomes, StoredMembership};
+use crate::support::unknown_rules;
 
 /// What became of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,15 +97,119 @@ pub(crate) fn encode(topology: &Topology) -> Bytes {
     }
 }
 
+/// The metadata group's entries while they are applied: what a write is made of.
+struct Step {
+    topology: Topology,
+    standing: Standing,
+    tally: Tally,
+    /// The newest rules that this node knows.
+    known: u32,
+}
+
+impl Step {
+    /// One entry that is a change. An error ends the process; nothing is skipped (RULES 2).
+    fn change(&mut self, at: &LogId, change: &[u8]) -> Result<Result<Changed, Refusal>, String> {
+        let entry = || format!("entry {at}");
+        self.check(self.standing.state.rules_version, entry)?;
+        let change = storage::decode_change(change);
+        let change = change.map_err(|error| format!("{} cannot be read: {error}", entry()))?;
+        let audits = matches!(change, Change::Audit);
+        let changed = match change {
+            Change::RaiseRules { version } => {
+                self.check(version, entry)?;
+                let state = &mut self.standing.state;
+                state.rules_version = state.rules_version.max(version);
+                Ok(self.unchanged())
+            },
+            Change::Audit => Ok(self.unchanged()),
+            change => apply(&mut self.topology, change),
+        };
+        let rules = self.standing.state.rules_version;
+        let state = encode(&self.topology);
+        self.tally.take_state(at.index(), audits, &state, rules);
+        Ok(changed)
+    }
+
+    fn check(&self, version: u32, entry: impl Fn() -> String) -> Result<(), String> {
+        if (1..=self.known).contains(&version) {
+            return Ok(());
+        }
+        Err(unknown_rules(&entry(), version, self.known))
+    }
+
+    fn unchanged(&self) -> Changed {
+        Changed {
+            version: self.topology.version,
+            node: None,
+        }
+    }
+}
+
+impl Applier {
+    /// Applies entries of the metadata group, whose rows are one: its topology.
+    pub(super) fn apply_changes(
+        &self,
+        machine: &TopologyMachine,
+        entries: Vec<Committed>,
+    ) -> Result<(), String> {
+        let mut step = Step {
+            topology: machine.begin(),
+            standing: self.standing(),
+            tally: Tally::default(),
+            known: self.support.supported(),
+        };
+        let mut answers = Vec::with_capacity(entries.len());
+        for (entry, responder) in entries {
+            let at = entry.log_id;
+            step.standing.position = Some(codec::position(&at));
+            let outcome = match entry.payload {
+                EntryPayload::Blank => Outcomes::default(),
+                EntryPayload::Membership(membership) => {
+                    step.standing.membership = StoredMembership::new(Some(at), membership);
+                    Outcomes::default()
+                },
+                EntryPayload::Normal(change) => Outcomes::Topology(step.change(&at, &change.0)?),
+            };
+            answers.push((responder, outcome));
+        }
+        let Step {
+            topology,
+            standing,
+            tally,
+            ..
+        } = step;
+        let Some(last) = standing.position else {
+            return Ok(());
+        };
+        let write = ApplyWrite {
+            rows: BTreeMap::new(),
+            events: Vec::new(),
+            erased: Vec::new(),
+            applied: Applied {
+                state: encode(&topology),
+                ..standing.applied(last)
+            },
+        };
+        let written = self.store.write(self.group, write);
+        written.map_err(|error| format!("the topology cannot be written: {error}"))?;
+        self.support.metadata_speaks(standing.state.rules_version);
+        *self.lock_standing() = standing;
+        machine.publish(topology);
+        self.audits.keep(tally);
+        for (responder, outcome) in answers {
+            if let Some(responder) = responder {
+                responder.send(outcome);
+            }
+        }
+        Ok(())
+    }
+}
+
 /// Applies one change. A panic inside refuses it and leaves the topology as it was (RULES 3).
-pub(crate) fn apply(
-    topology: &mut Topology,
-    change: &[u8],
-) -> Result<Result<Changed, Refusal>, String> {
-    let change = storage::decode_change(change).map_err(|error| error.to_string())?;
+fn apply(topology: &mut Topology, change: Change) -> Result<Changed, Refusal> {
     let mut next = topology.clone();
     let changed = catch_unwind(AssertUnwindSafe(|| topology::apply(&mut next, change)));
-    Ok(match changed {
+    match changed {
         Ok(Ok(applied)) => {
             *topology = next;
             Ok(Changed {
@@ -100,5 +225,5 @@ pub(crate) fn apply(
                 "the change could not be applied",
             ))
         },
-    })
+    }
 }

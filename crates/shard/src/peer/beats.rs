@@ -1,18 +1,23 @@
 //! Heartbeats: what all groups have to say to one node goes in one message (RULES 36).
 //!
-//! openraft beats per group on a tick of each group's own; here they wait for each other for at
-//! most [`BEATS_HELD`].
+//! openraft beats per group on a tick of each group's own. A beat goes at once, because a read may
+//! wait for it, unless a message went less than [`BEATS_HELD`] ago: then all wait for that moment
+//! together. So the messages to a node are bounded whatever the number of its groups.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use everwire_core::Clock;
 use everwire_core::limits::{BEAT_WITHIN, BEATS_HELD};
 use everwire_proto::internal_v1 as wire;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 use super::links::{Line, Links};
 
+/// How long beats wait for each other when nobody hears them anyway.
+const BEATS_HELD_AWAY: Duration = Duration::from_millis(100);
 /// Beats that wait for one node; each group has one under way.
 const WAITING_MAX: usize = 8192;
 
@@ -73,8 +78,12 @@ async fn carry(
     clock: Arc<dyn Clock>,
     mut beats: mpsc::Receiver<Beat>,
 ) {
+    let mut free_at = Instant::now();
     while let Some(first) = beats.recv().await {
-        tokio::time::sleep(BEATS_HELD).await;
+        tokio::time::sleep_until(free_at).await;
+        let silent = links.silent_for(node);
+        let away = silent.is_none_or(|silent| silent > BEAT_WITHIN * 4);
+        free_at = Instant::now() + if away { BEATS_HELD_AWAY } else { BEATS_HELD };
         let mut together = vec![first];
         while let Ok(next) = beats.try_recv() {
             together.push(next);

@@ -5,18 +5,26 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, RwLock};
 
 use everwire_core::{Clock, Code, Command, NodeId, Refusal};
-use everwire_proto::internal_v1 as wire;
+use everwire_proto::{internal_v1 as wire, v1};
 use everwire_store::Store;
 use openraft::async_runtime::WatchReceiver;
+use tokio::time::Instant;
 use tonic::{Request, Status};
 
+use super::forward::Forwards;
 use super::links::{CLUSTER_KEY, Links, NODE_KEY, TARGET_KEY};
+use crate::apply::Applier;
+use crate::damage::Damages;
 use crate::formation::About;
 use crate::group::Shard;
 use crate::leadership::Leadership;
 use crate::meta::Meta;
+use crate::meters::{Counts, Recent};
 use crate::raft::types::Raft;
 use crate::space;
+
+/// Audits of each replica that a report tells: as many as may come between two reports, and more.
+const AUDITS_REPORTED: usize = 4;
 
 /// How far a node is on its way into a cluster.
 #[derive(Clone, Debug)]
@@ -43,6 +51,7 @@ pub(crate) enum Phase {
 pub(crate) struct GroupEntry {
     pub(crate) raft: Raft,
     pub(crate) leadership: Arc<Leadership>,
+    pub(crate) applier: Arc<Applier>,
     /// `None` for the metadata group.
     pub(crate) shard: Option<Arc<Shard>>,
 }
@@ -82,23 +91,34 @@ pub(crate) struct Door {
     pub(crate) groups: Groups,
     pub(crate) links: Arc<Links>,
     pub(crate) clock: Arc<dyn Clock>,
+    /// The newest rules that this node knows.
+    pub(crate) rules: u32,
     phase: Mutex<Phase>,
     store: Mutex<Option<Arc<dyn Store>>>,
     pub(crate) meta: OnceLock<Arc<Meta>>,
+    pub(crate) damages: OnceLock<Arc<Damages>>,
+    pub(crate) forwards: OnceLock<Arc<Forwards>>,
+    pub(crate) counts: Arc<Counts>,
+    recent: Mutex<Recent>,
     draining: AtomicBool,
     clock_off: AtomicBool,
 }
 
 impl Door {
-    pub(crate) fn new(about: About, links: Arc<Links>, clock: Arc<dyn Clock>) -> Self {
+    pub(crate) fn new(about: About, links: Arc<Links>, clock: Arc<dyn Clock>, rules: u32) -> Self {
         Self {
             about,
             groups: Groups::default(),
             links,
             clock,
+            rules,
             phase: Mutex::new(Phase::Opening),
             store: Mutex::new(None),
             meta: OnceLock::new(),
+            damages: OnceLock::new(),
+            forwards: OnceLock::new(),
+            counts: Arc::default(),
+            recent: Mutex::default(),
             draining: AtomicBool::new(false),
             clock_off: AtomicBool::new(false),
         }
@@ -153,6 +173,59 @@ impl Door {
         store.map_or(0, |store| space::number(store.space().level))
     }
 
+    /// Notes what was counted up to now; call it every now and then.
+    pub(crate) fn note_recent(&self) {
+        if let Some(store) = self.store() {
+            let mut recent = self
+                .recent
+                .lock()
+                .expect("no panic happens under this lock");
+            recent.note(Instant::now(), store.meters().syncs);
+        }
+    }
+
+    /// What this node says of itself.
+    pub(crate) fn meters(&self) -> v1::NodeMeters {
+        let Some(store) = self.store() else {
+            return v1::NodeMeters::default();
+        };
+        let space = store.space();
+        let syncs = {
+            let recent = self
+                .recent
+                .lock()
+                .expect("no panic happens under this lock");
+            recent.since(Instant::now(), &store.meters().syncs)
+        };
+        let took = |share| {
+            let took = syncs.quantile(share).unwrap_or_default();
+            u64::try_from(took.as_micros()).unwrap_or(u64::MAX)
+        };
+        let groups = self.groups.all();
+        let lanes = groups.iter().filter_map(|(_, entry)| entry.shard.as_ref());
+        let lanes = lanes.map(|shard| {
+            let (people, agents) = shard.lanes.queued_bytes();
+            wide(people) + wide(agents)
+        });
+        let (people, agents) = self.forward_bytes();
+        v1::NodeMeters {
+            disk_total: space.total,
+            disk_available: space.available,
+            elections: self.counts.elections.load(Ordering::Relaxed),
+            queued_bytes: lanes.sum::<u64>() + people + agents,
+            syncs: syncs.count(),
+            sync_p50_us: took(500),
+            sync_p99_us: took(990),
+        }
+    }
+
+    /// Bytes of commands on their way to leaders elsewhere: people's, agents'.
+    pub(crate) fn forward_bytes(&self) -> (u64, u64) {
+        let forwards = self.forwards.get();
+        let (people, agents) = forwards.map_or((0, 0), |forwards| forwards.waiting_bytes());
+        (wide(people), wide(agents))
+    }
+
     /// Refuses what this node's disk has no room for.
     pub(crate) fn check_space(&self, command: &Command) -> Result<(), Refusal> {
         if space::refuses(self.space(), command) {
@@ -166,7 +239,11 @@ impl Door {
         let groups = self.groups.all();
         groups
             .iter()
-            .map(|(id, entry)| report(*id, entry))
+            .map(|(id, entry)| {
+                let damages = self.damages.get();
+                let rebuilding = damages.is_some_and(|damages| damages.is_reported(*id));
+                report(*id, entry, rebuilding)
+            })
             .collect()
     }
 
@@ -227,19 +304,35 @@ impl Door {
     }
 }
 
+fn wide(bytes: usize) -> u64 {
+    u64::try_from(bytes).unwrap_or(u64::MAX)
+}
+
 /// How one replica stands here.
-fn report(id: u32, entry: &GroupEntry) -> wire::ReplicaReport {
+fn report(id: u32, entry: &GroupEntry, rebuilding: bool) -> wire::ReplicaReport {
+    let audits = entry.applier.audits().newest(AUDITS_REPORTED).into_iter();
+    let audits = audits.map(|(index, hash)| wire::AuditReport {
+        index,
+        hash: hash.to_be_bytes().to_vec().into(),
+    });
+    let followers = entry.shard.as_ref().map(|shard| shard.lags());
+    let followers = followers.unwrap_or_default().into_iter();
+    let followers = followers.map(|(node, lag)| v1::FollowerStatus { node: node.0, lag });
     let metrics = entry.raft.metrics();
     let metrics = metrics.borrow_watched();
     let index = |id: Option<crate::raft::types::LogId>| id.map_or(0, |id| id.index());
     let membership = metrics.membership_config.membership();
     wire::ReplicaReport {
         group: id,
-        leader: metrics.current_leader.unwrap_or_default(),
+        leader: entry.leadership.leader().map_or(0, |leader| leader.0),
         term: metrics.current_term,
         applied: index(metrics.last_applied),
         committed: index(metrics.local_committed),
         voters: membership.voter_ids().collect(),
         learners: membership.learner_ids().collect(),
+        audits: audits.collect(),
+        rebuilding,
+        followers: followers.collect(),
+        rules: entry.applier.rules_version(),
     }
 }

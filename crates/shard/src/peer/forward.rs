@@ -75,7 +75,8 @@ impl Waiting {
             state.closed = true;
             std::mem::take(&mut state.answers)
         });
-        for (answer, _) in left.into_values() {
+        for (answer, bytes) in left.into_values() {
+            self.bytes.fetch_sub(bytes, Ordering::SeqCst);
             let _ = answer.send(Err(lost()));
         }
     }
@@ -136,6 +137,17 @@ impl Forwards {
             command: Some(command),
         });
         Ok(pending)
+    }
+
+    /// Bytes of what was sent and not answered: people's, agents'.
+    pub(crate) fn waiting_bytes(&self) -> (usize, usize) {
+        let ways = self.ways.lock().expect("no panic happens under this lock");
+        let of = |lane: Lane| {
+            let ways = ways.iter().filter(|((_, way), _)| *way == lane);
+            ways.map(|(_, way)| way.waiting.bytes.load(Ordering::SeqCst))
+                .sum()
+        };
+        (of(Lane::People), of(Lane::Agents))
     }
 
     fn open(&self, node: u64) -> Way {

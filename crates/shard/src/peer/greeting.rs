@@ -11,13 +11,15 @@ use std::time::Duration;
 use everwire_core::topology::{MemberState, Topology};
 use everwire_core::{Code, NodeId, Refusal};
 use everwire_proto::{internal_v1 as wire, refusal, storage_v1 as disk};
-use everwire_rules::RULES_VERSION;
-use everwire_store::{PeerRecord, Store, VoteRecord, regressed};
+use everwire_store::{Identity, PeerRecord, Store, VoteRecord, regressed};
 use futures_util::future::join_all;
 use tonic::Status;
 
+use super::door::Door;
 use super::links::{Line, Links};
-use crate::set::Host;
+use crate::formation::{self, Wish};
+use crate::host::Host;
+use crate::wait::on_disk;
 
 /// How soon those that gave no answer are asked again.
 const ASK_EVERY: Duration = Duration::from_millis(200);
@@ -69,10 +71,11 @@ fn record_from(batch: u64, votes: Vec<disk::GroupVote>) -> PeerRecord {
 pub(super) async fn answer(
     store: Arc<dyn Store>,
     node: u64,
+    rules: u32,
     said: wire::HelloRequest,
 ) -> Result<wire::HelloResponse, Status> {
     let said = record_from(said.batch, said.votes);
-    let work = move || {
+    let work = move |store: &Arc<dyn Store>| {
         let known = store.peer_record(NodeId(node));
         let regressed = known.is_some_and(|known| regressed(&known, &said));
         if regressed {
@@ -86,11 +89,11 @@ pub(super) async fn answer(
             node: store.identity().node.0,
             batch: own.batch,
             votes: votes_to(&own),
-            rules: RULES_VERSION,
+            rules,
             regressed,
         }
     };
-    let told = tokio::task::spawn_blocking(work).await;
+    let told = on_disk(&store, work).await;
     told.map_err(|error| Status::internal(error.to_string()))
 }
 
@@ -99,20 +102,16 @@ async fn greet(
     links: &Links,
     store: &Arc<dyn Store>,
     node: NodeId,
+    rules: u32,
 ) -> Option<Result<wire::HelloResponse, Status>> {
     let mut client = links.client(node.0, Line::Beat)?;
-    let own = {
-        let store = store.clone();
-        tokio::task::spawn_blocking(move || store.own_record())
-            .await
-            .ok()?
-    };
+    let own = on_disk(store, |store| store.own_record()).await.ok()?;
     let request = wire::HelloRequest {
         cluster: store.identity().cluster.clone(),
         node: store.identity().node.0,
         batch: own.batch,
         votes: votes_to(&own),
-        rules: RULES_VERSION,
+        rules,
     };
     let asked = tokio::time::timeout(ANSWER_WITHIN, client.hello(request))
         .await
@@ -120,34 +119,112 @@ async fn greet(
     Some(asked.map(tonic::Response::into_inner))
 }
 
-/// Asks until a majority of the cluster's voters has answered, this node counted. WRONG_CLUSTER
-/// when the cluster has removed this node.
-pub(crate) async fn greet_all(
-    links: &Links,
-    store: &Arc<dyn Store>,
-    me: NodeId,
-    topology: &Topology,
-) -> Result<Greeted, Refusal> {
-    let living = topology
-        .nodes
-        .iter()
-        .filter(|(_, member)| member.state != MemberState::Removed);
-    let others: Vec<NodeId> = living
-        .inspect(|(id, member)| links.place(id.0, &member.peer, &member.addr))
-        .map(|(id, _)| *id)
-        .filter(|id| *id != me)
-        .collect();
-    let needed = others.len().div_ceil(2);
-    let mut welcomed = BTreeSet::new();
-    let mut round = 0_u32;
-    while welcomed.len() < needed {
-        let silent = others.iter().filter(|node| !welcomed.contains(*node));
-        let asked = silent.map(|node| async move { (*node, greet(links, store, *node).await) });
+/// Whom a node asks before it starts.
+struct Circle<'a> {
+    door: &'a Door,
+    wish: &'a Wish,
+    identity: &'a Identity,
+    /// `None`: this node knows none of its peers' ids, only its seeds.
+    topology: Option<&'a Topology>,
+    /// The others by id, as far as they are known.
+    others: BTreeSet<NodeId>,
+    /// Others that know nothing of this node.
+    welcomed: BTreeSet<NodeId>,
+    /// Seeds that are nobody yet: they know nothing of this node either.
+    empty: usize,
+}
+
+impl<'a> Circle<'a> {
+    fn new(
+        door: &'a Door,
+        wish: &'a Wish,
+        identity: &'a Identity,
+        topology: Option<&'a Topology>,
+    ) -> Self {
+        let members = topology.iter().flat_map(|topology| &topology.nodes);
+        let living = members.filter(|(_, member)| member.state != MemberState::Removed);
+        let others = living
+            .inspect(|(id, member)| door.links.place(id.0, &member.peer, &member.addr))
+            .map(|(id, _)| *id)
+            .filter(|id| *id != identity.node);
+        Self {
+            others: others.collect(),
+            door,
+            wish,
+            identity,
+            topology,
+            welcomed: BTreeSet::new(),
+            empty: 0,
+        }
+    }
+
+    /// How many others make a majority together with this node.
+    fn needed(&self) -> usize {
+        let others = match self.topology {
+            Some(_) => self.others.len(),
+            None => self.wish.expect.saturating_sub(1),
+        };
+        others.div_ceil(2)
+    }
+
+    fn is_welcome(&self) -> bool {
+        let empty = if self.topology.is_none() {
+            self.empty
+        } else {
+            0
+        };
+        self.welcomed.len() + empty >= self.needed()
+    }
+
+    /// Looks behind the seeds: nodes may have moved, or not be known yet. WRONG_CLUSTER when a
+    /// majority of them is of another cluster and none of this node's.
+    async fn look(&mut self) -> Result<(), Refusal> {
+        let answers = formation::discover(self.door, &self.wish.seeds).await;
+        let me = self.identity.node.0;
+        let answers = answers.into_iter().map(|(_, answer)| answer);
+        let others: Vec<_> = answers
+            .filter(|answer| answer.incarnation != self.door.about.incarnation)
+            .collect();
+        let own = &self.door.about.peer;
+        let seeds = self.wish.seeds.iter().filter(|seed| *seed != own).count();
+        let (mut ours, mut foreign) = (0, Vec::new());
+        self.empty = 0;
+        for answer in others {
+            if answer.cluster.is_empty() {
+                self.empty += 1;
+            } else if answer.cluster != self.identity.cluster {
+                foreign.push(answer.cluster);
+            } else if answer.node != me {
+                ours += 1;
+                let links = &self.door.links;
+                links.found(answer.node, &answer.peer, &answer.addr);
+                if self.topology.is_none() {
+                    self.others.insert(NodeId(answer.node));
+                }
+            }
+        }
+        match foreign.first() {
+            // One foreign node where a peer used to be, while another peer is down, proves nothing.
+            Some(other) if ours == 0 && 2 * foreign.len() > seeds => {
+                let own = &self.identity.cluster;
+                let message = format!("the seeds belong to cluster {other}, this node to {own}");
+                Err(Refusal::new(Code::WrongCluster, message))
+            },
+            _ => Ok(()),
+        }
+    }
+
+    /// Says Hello to those that have not answered yet. `Some`: the node that knows better.
+    async fn greet(&mut self, store: &Arc<dyn Store>) -> Result<Option<NodeId>, Refusal> {
+        let (links, rules) = (&self.door.links, self.door.rules);
+        let silent = self.others.difference(&self.welcomed);
+        let asked =
+            silent.map(|node| async move { (*node, greet(links, store, *node, rules).await) });
         for (node, told) in join_all(asked).await {
             match told {
-                Some(Ok(told)) if told.regressed => return Ok(Greeted::Regressed(node)),
+                Some(Ok(told)) if told.regressed => return Ok(Some(node)),
                 Some(Ok(_)) => {
-                    welcomed.insert(node);
+                    self.welcomed.insert(node);
                 },
                 Some(Err(status)) => {
                     let told = refusal::from_status(&status);
@@ -158,20 +235,39 @@ pub(crate) async fn greet_all(
                 None => {},
             }
         }
-        if welcomed.len() < needed {
-            if round.is_multiple_of(50) {
-                let answered = welcomed.len();
-                tracing::info!(
-                    answered,
-                    needed,
-                    "waits for the other nodes before it starts"
-                );
-            }
-            round += 1;
-            tokio::time::sleep(ASK_EVERY).await;
-        }
+        Ok(None)
     }
-    Ok(Greeted::Welcome)
+}
+
+/// Asks until a majority of the cluster's nodes has answered, this node counted. WRONG_CLUSTER
+/// when the cluster has removed this node, or the seeds are another cluster.
+pub(crate) async fn greet_all(
+    door: &Door,
+    wish: &Wish,
+    store: &Arc<dyn Store>,
+    topology: Option<&Topology>,
+) -> Result<Greeted, Refusal> {
+    let mut circle = Circle::new(door, wish, store.identity(), topology);
+    let mut round = 0_u32;
+    loop {
+        if let Some(node) = circle.greet(store).await? {
+            return Ok(Greeted::Regressed(node));
+        }
+        if circle.is_welcome() {
+            return Ok(Greeted::Welcome);
+        }
+        if round.is_multiple_of(50) {
+            let (answered, needed) = (circle.welcomed.len(), circle.needed());
+            tracing::info!(
+                answered,
+                needed,
+                "waits for the other nodes before it starts"
+            );
+        }
+        round += 1;
+        circle.look().await?;
+        tokio::time::sleep(ASK_EVERY).await;
+    }
 }
 
 /// Keeps telling the others what this node has synced, so that they would notice if it forgot.
@@ -180,7 +276,7 @@ pub(crate) async fn keep_greeting(host: Arc<Host>) {
         let nodes = host.shared.links.known().into_iter().map(NodeId);
         let others = nodes.filter(|node| *node != host.identity.node);
         let links = &host.shared.links;
-        let greeted = others.map(|node| greet(links, &host.shared.store, node));
+        let greeted = others.map(|node| greet(links, &host.shared.store, node, host.door.rules));
         let told = join_all(greeted).await.into_iter().flatten().flatten();
         if told.into_iter().any(|told| told.regressed) {
             let reason = "its disk went back while it ran: another node knows more of it";

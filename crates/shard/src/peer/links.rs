@@ -35,6 +35,18 @@ pub(crate) enum Line {
 }
 
 impl Line {
+    const ALL: [Self; 4] = [Self::Log, Self::Beat, Self::Bulk, Self::Forward];
+
+    /// Its name in metrics.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Log => "log",
+            Self::Beat => "beat",
+            Self::Bulk => "bulk",
+            Self::Forward => "forward",
+        }
+    }
+
     fn windows(self) -> (u32, u32) {
         match self {
             Self::Log | Self::Bulk => (8 << 20, 16 << 20),
@@ -84,13 +96,23 @@ pub(crate) struct Links {
     state: Mutex<State>,
 }
 
+/// Where a node is: for its peers, and for clients.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Place {
+    peer: String,
+    addr: String,
+    /// What the topology, or a group's membership, says. A node that was found elsewhere stays
+    /// where it was found until this changes.
+    told: (String, String),
+}
+
 struct State {
     tag: Tag,
-    /// Where nodes are, as the topology or a group's membership says.
-    addrs: BTreeMap<u64, String>,
-    /// Where clients reach them.
-    client_addrs: BTreeMap<u64, String>,
+    /// Where nodes are.
+    places: BTreeMap<u64, Place>,
     channels: BTreeMap<(String, Line), Channel>,
+    /// Calls that were begun.
+    calls: BTreeMap<Line, u64>,
     /// When a node was last heard.
     heard: BTreeMap<u64, Instant>,
     /// How far each node's wall clock is ahead of this one's, milliseconds, and since when.
@@ -113,9 +135,9 @@ impl Links {
                     node: None,
                     target: None,
                 },
-                addrs: BTreeMap::new(),
-                client_addrs: BTreeMap::new(),
+                places: BTreeMap::new(),
                 channels: BTreeMap::new(),
+                calls: BTreeMap::new(),
                 heard: BTreeMap::new(),
                 clocks: BTreeMap::new(),
             }),
@@ -139,23 +161,62 @@ impl Links {
         state.channels.clear();
     }
 
-    /// Where a node is, for its peers and for clients.
+    /// Where a node is, as the topology or a group's membership says.
     pub(crate) fn place(&self, node: u64, peer: &str, addr: &str) {
         let mut state = self.lock();
-        if !peer.is_empty() {
-            state.addrs.insert(node, peer.to_owned());
+        let place = state.places.entry(node).or_default();
+        let told = (peer.to_owned(), addr.to_owned());
+        if place.told == told {
+            return;
         }
-        state.client_addrs.insert(node, addr.to_owned());
+        if !peer.is_empty() {
+            peer.clone_into(&mut place.peer);
+        }
+        addr.clone_into(&mut place.addr);
+        place.told = told;
+    }
+
+    /// Where a node is, as it says itself.
+    pub(crate) fn found(&self, node: u64, peer: &str, addr: &str) {
+        let mut state = self.lock();
+        let place = state.places.entry(node).or_default();
+        peer.clone_into(&mut place.peer);
+        addr.clone_into(&mut place.addr);
+    }
+
+    /// A node was let go: nobody asks for it any more.
+    pub(crate) fn forget(&self, node: u64) {
+        self.lock().places.remove(&node);
     }
 
     /// Where clients reach a node.
     pub(crate) fn client_addr(&self, node: u64) -> Option<String> {
-        self.lock().client_addrs.get(&node).cloned()
+        let state = self.lock();
+        state.places.get(&node).map(|place| place.addr.clone())
+    }
+
+    /// Whether a node's address is known.
+    pub(crate) fn knows(&self, node: u64) -> bool {
+        let state = self.lock();
+        let place = state.places.get(&node);
+        place.is_some_and(|place| !place.peer.is_empty())
+    }
+
+    /// Calls that were begun so far, by the name of their line.
+    pub(crate) fn calls(&self) -> [(&'static str, u64); 4] {
+        let state = self.lock();
+        Line::ALL.map(|line| {
+            let calls = state.calls.get(&line).copied();
+            (line.name(), calls.unwrap_or_default())
+        })
     }
 
     /// The nodes with a known address.
     pub(crate) fn known(&self) -> Vec<u64> {
-        self.lock().addrs.keys().copied().collect()
+        let state = self.lock();
+        let placed = state.places.iter();
+        let known = placed.filter(|(_, place)| !place.peer.is_empty());
+        known.map(|(node, _)| *node).collect()
     }
 
     /// A node was heard just now.
@@ -186,9 +247,15 @@ impl Links {
         self.lock().heard.get(&node).map(Instant::elapsed)
     }
 
-    /// A client of a node. `None`: nobody knows where it is, or its address cannot be used.
+    /// A client of a node, for one call. `None`: nobody knows where it is, or its address cannot
+    /// be used.
     pub(crate) fn client(&self, node: u64, line: Line) -> Option<PeerClient> {
-        let addr = self.lock().addrs.get(&node).cloned()?;
+        let addr = {
+            let state = self.lock();
+            let place = state.places.get(&node)?;
+            place.peer.clone()
+        };
+        (!addr.is_empty()).then_some(())?;
         self.connected(&addr, line, Some(node))
     }
 
@@ -208,6 +275,7 @@ impl Links {
                 channel
             },
         };
+        *state.calls.entry(line).or_default() += 1;
         let mut tag = state.tag.clone();
         tag.target = target.and_then(|node| node.to_string().parse().ok());
         let client = Generated::with_interceptor(channel, tag);
@@ -249,5 +317,26 @@ impl Links {
                 }))
             },
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_stays_where_it_was_found_until_the_topology_says_something_new() {
+        let links = Links::new(None, None);
+        let peer = || links.lock().places[&7].peer.clone();
+        links.place(7, "old:1", "old:2");
+        links.found(7, "found:1", "found:2");
+        links.place(7, "old:1", "old:2");
+        assert_eq!(peer(), "found:1");
+        assert_eq!(links.client_addr(7).as_deref(), Some("found:2"));
+        links.place(7, "new:1", "new:2");
+        assert_eq!(peer(), "new:1");
+        links.forget(7);
+        assert!(!links.knows(7));
+        assert!(links.known().is_empty());
     }
 }

@@ -14,7 +14,9 @@ use openraft::alias::SnapshotOf;
 use openraft::errors::{
     NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable,
 };
-use openraft::network::{Backoff, RPCOption, RaftNetworkFactory, RaftNetworkV2};
+use openraft::network::{
+    Backoff, RPCOption, RaftNetworkFactory, RaftNetworkV2, stream_append_sequential,
+};
 use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendError,
     StreamAppendResult, TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
@@ -25,28 +27,47 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use super::beats::Beats;
 use super::links::{Line, Links, PeerClient};
+use super::pieces::{self, PIECES_WAITING_MAX};
 use super::wire as convert;
+use crate::damage::Damages;
+use crate::meters::{Counts, UnderWay, one_more};
 use crate::raft::machine::SnapshotData;
 use crate::raft::types::{LogId, Peer, TypeConfig, Vote};
 
-/// How soon an unreachable peer is tried again.
-const TRY_AGAIN_AFTER: Duration = Duration::from_millis(100);
-/// Pieces of a snapshot that wait for the connection.
-const PIECES_WAITING_MAX: usize = 2;
+/// How soon entries that did not arrive are sent again, milliseconds; the last one for ever.
+const ENTRIES_AGAIN_MS: [u64; 4] = [25, 50, 100, 200];
+/// The same for snapshots, each of which is read from the disk.
+const SNAPSHOT_AGAIN_MS: [u64; 4] = [100, 250, 500, 1_000];
 
 /// Makes one group's connections.
 pub(crate) struct PeerNetwork {
     pub(crate) group: u32,
+    /// Whether a snapshot's reader waits for a device.
+    pub(crate) waits: bool,
     pub(crate) links: Arc<Links>,
     pub(crate) beats: Arc<Beats>,
+    pub(crate) damages: Arc<Damages>,
+    pub(crate) counts: Arc<Counts>,
+}
+
+/// What a way to a peer is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Carries {
+    Entries,
+    Beats,
+    Snapshots,
 }
 
 /// One group's way to one peer.
 pub(crate) struct PeerLink {
     group: u32,
+    waits: bool,
     target: u64,
+    carries: Carries,
     links: Arc<Links>,
     beats: Arc<Beats>,
+    damages: Arc<Damages>,
+    counts: Arc<Counts>,
     /// The last entry that this peer is known to have on disk.
     matched: Option<LogId>,
 }
@@ -58,16 +79,34 @@ impl RaftNetworkFactory<TypeConfig> for PeerNetwork {
 
     async fn new_client(&mut self, target: u64, node: &Peer) -> PeerLink {
         // The topology's address wins; this one is for who has no topology yet.
-        if self.links.client(target, Line::Log).is_none() {
+        if !self.links.knows(target) {
             self.links.place(target, &node.peer, &node.addr);
         }
         PeerLink {
             group: self.group,
+            waits: self.waits,
             target,
+            carries: Carries::Entries,
             links: self.links.clone(),
             beats: self.beats.clone(),
+            damages: self.damages.clone(),
+            counts: self.counts.clone(),
             matched: None,
         }
+    }
+
+    // Without this openraft would beat as it appends: by a stream of the log's connection for
+    // each beat of each group, given up when it is late.
+    async fn new_heartbeat_client(&mut self, target: u64, node: &Peer) -> PeerLink {
+        let mut link = self.new_client(target, node).await;
+        link.carries = Carries::Beats;
+        link
+    }
+
+    async fn new_snapshot_client(&mut self, target: u64, node: &Peer) -> PeerLink {
+        let mut link = self.new_client(target, node).await;
+        link.carries = Carries::Snapshots;
+        link
     }
 }
 
@@ -151,7 +190,7 @@ impl PeerLink {
 impl RaftNetworkV2<TypeConfig> for PeerLink {
     type SnapshotData = SnapshotData;
 
-    // openraft sends entries by the stream; what comes here is a heartbeat.
+    // openraft appends by the stream: what comes here is a heartbeat.
     async fn append_entries(
         &mut self,
         request: AppendEntriesRequest<TypeConfig>,
@@ -166,18 +205,29 @@ impl RaftNetworkV2<TypeConfig> for PeerLink {
     fn stream_append<'s, S>(
         &'s mut self,
         input: S,
-        _option: RPCOption,
+        option: RPCOption,
     ) -> BoxFuture<'s, Result<BoxStream<'s, Result<StreamAppendResult<TypeConfig>, Rpc>>, Rpc>>
     where
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
     {
+        if self.carries == Carries::Beats {
+            return stream_append_sequential(self, input, option);
+        }
         Box::pin(async move {
+            let mut input = input;
+            // openraft waits between attempts inside of its stream of requests. So that is asked
+            // before anything is sent: else a peer that refuses at once is called without pause.
+            let Some(first) = input.next().await else {
+                return Ok(stream::empty().boxed());
+            };
             let mut client = self.client(Line::Log)?;
-            let (group, sent) = (self.group, Arc::new(AtomicU64::new(0)));
-            let counted = sent.clone();
+            let under_way = Arc::new(UnderWay::new(self.counts.clone()));
+            let (group, sent) = (self.group, under_way.clone());
+            let input = stream::once(std::future::ready(first)).chain(input);
             let requests = input.map(move |request| {
-                counted.fetch_add(1, Ordering::SeqCst);
-                convert::append_to(group, &request)
+                let message = convert::append_to(group, &request);
+                sent.sent(message.entries.iter().map(|entry| entry.len()).sum());
+                message
             });
             let opened = client.append(requests);
             let answers = self.call(RPCTypes::AppendEntries, APPEND_WITHIN, opened);
@@ -185,8 +235,7 @@ impl RaftNetworkV2<TypeConfig> for PeerLink {
             let state = Answers {
                 link: self,
                 answers,
-                sent,
-                received: 0,
+                under_way,
                 over: false,
             };
             let answers = stream::unfold(state, |mut state| async move {
@@ -226,11 +275,23 @@ impl RaftNetworkV2<TypeConfig> for PeerLink {
         };
         let mut client = self.client(Line::Bulk).map_err(streaming)?;
         let (pieces, receiver) = mpsc::channel(PIECES_WAITING_MAX);
-        let (group, progress) = (self.group, Arc::new(AtomicU64::new(0)));
+        // The number of chunks, then `u64::MAX`.
+        let progress = Arc::new(AtomicU64::new(0));
+        let sending = pieces::Sending {
+            waits: self.waits,
+            group: self.group,
+            vote: Some(convert::vote_to(&vote)),
+            damages: self.damages.clone(),
+            pieces,
+            wrap: std::convert::identity,
+            moved: progress.clone(),
+        };
         let moved = progress.clone();
-        // The reader waits for the disk, and for the connection.
-        let sending =
-            tokio::task::spawn_blocking(move || send(group, &vote, reader, &pieces, &moved));
+        let sending = tokio::spawn(async move {
+            sending.run(reader).await?;
+            moved.store(u64::MAX, Ordering::SeqCst);
+            Ok::<_, String>(())
+        });
         let call = client.snapshot(ReceiverStream::new(receiver));
         tokio::pin!(call, cancel);
         let mut last = 0;
@@ -247,6 +308,7 @@ impl RaftNetworkV2<TypeConfig> for PeerLink {
                     }
                     let vote = convert::vote_from(answer.into_inner().vote);
                     let vote = vote.map_err(|error| NetworkError::new(&error))?;
+                    one_more(&self.counts.snapshots_sent);
                     return Ok(SnapshotResponse::new(vote));
                 },
                 () = tokio::time::sleep(SNAPSHOT_PIECE_WITHIN) => {
@@ -282,7 +344,13 @@ impl RaftNetworkV2<TypeConfig> for PeerLink {
     }
 
     fn backoff(&self) -> Option<Backoff> {
-        Some(Backoff::new(std::iter::repeat(TRY_AGAIN_AFTER)))
+        let pauses = match self.carries {
+            Carries::Entries | Carries::Beats => ENTRIES_AGAIN_MS,
+            Carries::Snapshots => SNAPSHOT_AGAIN_MS,
+        };
+        let [.., last] = pauses;
+        let pauses = pauses.into_iter().chain(std::iter::repeat(last));
+        Some(Backoff::new(pauses.map(Duration::from_millis)))
     }
 }
 
@@ -295,45 +363,12 @@ fn streaming(error: Rpc) -> StreamingError<TypeConfig> {
     }
 }
 
-/// Sends a snapshot's pieces; the number of chunks, then `u64::MAX`, stands in `moved`.
-fn send(
-    group: u32,
-    vote: &Vote,
-    mut reader: Box<dyn everwire_store::SnapshotReader>,
-    pieces: &mpsc::Sender<wire::SnapshotPiece>,
-    moved: &AtomicU64,
-) -> Result<(), String> {
-    use wire::snapshot_piece::Piece;
-    let gone = |_closed| "the peer took no more".to_owned();
-    let send = |piece| {
-        let piece = wire::SnapshotPiece { piece: Some(piece) };
-        pieces.blocking_send(piece).map_err(gone)
-    };
-    let applied = reader.applied().ok_or("an empty snapshot")?;
-    let applied = applied.to_bytes().map_err(|error| error.to_string())?;
-    send(Piece::Open(wire::SnapshotOpen {
-        group,
-        vote: Some(convert::vote_to(vote)),
-        applied,
-    }))?;
-    let mut chunks = 0;
-    while let Some(chunk) = reader.next_chunk().map_err(|error| error.to_string())? {
-        send(Piece::Chunk(chunk))?;
-        chunks += 1;
-        moved.store(chunks, Ordering::SeqCst);
-    }
-    send(Piece::End(chunks))?;
-    moved.store(u64::MAX, Ordering::SeqCst);
-    Ok(())
-}
-
 /// The answers of one append stream.
 struct Answers<'s> {
     link: &'s mut PeerLink,
     answers: tonic::Streaming<wire::AppendResponse>,
-    /// Requests that openraft gave us.
-    sent: Arc<AtomicU64>,
-    received: u64,
+    /// What the peer owes an answer to.
+    under_way: Arc<UnderWay>,
     over: bool,
 }
 
@@ -344,10 +379,10 @@ impl Answers<'_> {
             return None;
         }
         loop {
-            let owed = self.sent.load(Ordering::SeqCst) > self.received;
+            let owed = self.under_way.is_any();
             match tokio::time::timeout(APPEND_WITHIN, self.answers.message()).await {
                 Ok(Ok(Some(response))) => {
-                    self.received += 1;
+                    self.under_way.answered();
                     self.link.links.heard(self.link.target);
                     let answer = self.link.answer(response);
                     self.over = answer.is_err();

@@ -10,7 +10,7 @@ use everwire_proto::internal_v1::peer_server::PeerServer;
 use futures_util::stream::StreamExt;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::transport::server::Connected;
 use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 
@@ -21,8 +21,12 @@ use super::service::Service;
 /// Calls that were given up before this node looked at them.
 const RESETS_PENDING_MAX: usize = 4096;
 
-/// A peer's connection in the shape that tonic wants.
-struct PeerIo(Box<dyn Io>);
+/// A peer's connection in the shape that tonic wants. It breaks at the end: whoever serves it
+/// holds the store, and tonic lets connections live on.
+struct PeerIo {
+    io: Box<dyn Io>,
+    cut: Pin<Box<WaitForCancellationFutureOwned>>,
+}
 
 impl Connected for PeerIo {
     type ConnectInfo = ();
@@ -36,7 +40,10 @@ impl AsyncRead for PeerIo {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(context, buffer)
+        if self.cut.as_mut().poll(context).is_ready() {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
+        Pin::new(&mut self.io).poll_read(context, buffer)
     }
 }
 
@@ -46,15 +53,15 @@ impl AsyncWrite for PeerIo {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(context, bytes)
+        Pin::new(&mut self.io).poll_write(context, bytes)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(context)
+        Pin::new(&mut self.io).poll_flush(context)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(context)
+        Pin::new(&mut self.io).poll_shutdown(context)
     }
 }
 
@@ -85,7 +92,11 @@ pub(crate) fn serve(
     let service = PeerServer::new(Service(door))
         .max_decoding_message_size(PEER_MESSAGE_BYTES_MAX)
         .max_encoding_message_size(PEER_MESSAGE_BYTES_MAX);
-    let incoming = incoming.map(|io| io.map(PeerIo));
+    let cut = stop.clone();
+    let incoming = incoming.map(move |io| {
+        let cut = Box::pin(cut.clone().cancelled_owned());
+        io.map(|io| PeerIo { io, cut })
+    });
     let serving = server.add_service(service).serve_with_incoming(incoming);
     Ok(tokio::spawn(async move {
         // Peers hold their connections for ever: nothing of theirs is worth waiting for.

@@ -3,13 +3,13 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
-use everwire_core::limits::{APPEND_BYTES_MAX, BEAT_WITHIN, FORWARDS_WAITING_MAX};
+use everwire_core::limits::FORWARDS_WAITING_MAX;
 use everwire_core::{Code, NodeId, Refusal, ShardId};
 use everwire_proto::internal_v1 as wire;
 use everwire_proto::internal_v1::peer_server::Peer;
 use everwire_proto::{internal, storage, v1};
-use everwire_store::{SnapshotReader, SnapshotSpool, StoreError};
 use futures_util::future::join_all;
 use futures_util::stream::{FuturesUnordered, Stream, StreamExt};
 use tokio::sync::mpsc;
@@ -17,11 +17,17 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::door::{Door, Phase};
-use super::{greeting, wire as convert};
+use super::{greeting, pieces, wire as convert};
 use crate::lanes::Pending;
+use crate::meters::one_more;
 use crate::raft::codec;
 use crate::raft::machine::SnapshotData;
-use crate::raft::types::SnapshotMeta;
+use crate::raft::types::{SnapshotMeta, Vote};
+use crate::wait::on_disk;
+
+/// How long one group may hold up the answers of the others in its message: the caller counts
+/// what is older than a heartbeat's interval as lost.
+const BEAT_ANSWER_WITHIN: Duration = Duration::from_millis(50);
 
 /// The service itself.
 pub(crate) struct Service(pub(crate) Arc<Door>);
@@ -93,7 +99,7 @@ impl Peer for Service {
         let node = self.0.caller(&request)?;
         let store = self.0.store();
         let store = store.ok_or_else(|| Status::unavailable("the node is on its way in"))?;
-        let told = greeting::answer(store, node, request.into_inner()).await?;
+        let told = greeting::answer(store, node, self.0.rules, request.into_inner()).await?;
         Ok(Response::new(told))
     }
 
@@ -174,6 +180,24 @@ impl Peer for Service {
         taken.map(Response::new)
     }
 
+    type FetchStream = Answers<wire::SnapshotPiece>;
+
+    async fn fetch(
+        &self,
+        request: Request<wire::FetchRequest>,
+    ) -> Result<Response<Self::FetchStream>, Status> {
+        let node = self.0.caller(&request)?;
+        let group = request.into_inner().group;
+        let reader = pieces::prove_and_read(&self.0, group).await;
+        let reader = reader.map_err(|refusal| everwire_proto::refusal::to_status(&refusal))?;
+        let damages = self.0.damages.get().cloned();
+        let damages = damages.ok_or_else(|| Status::unavailable("the node is on its way in"))?;
+        tracing::info!(group, node, "another replica fetches the rows");
+        let waits = self.0.store().is_none_or(|store| store.waits());
+        let stream = pieces::serve(waits, group, reader, damages, self.0.counts.clone());
+        Ok(Response::new(ReceiverStream::new(stream).boxed()))
+    }
+
     type SubmitStream = Answers<wire::SubmitResponse>;
 
     async fn submit(
@@ -237,9 +261,10 @@ impl Peer for Service {
         Ok(Response::new(wire::ReportResponse {
             version,
             replicas: self.0.replicas(),
-            rules: everwire_rules::RULES_VERSION,
+            rules: self.0.rules,
             draining: self.0.is_draining() || self.0.clock_is_off(),
             space: self.0.space(),
+            meters: Some(self.0.meters()),
         }))
     }
 
@@ -275,18 +300,31 @@ impl Service {
         let Ok(request) = convert::append_from(beat) else {
             return convert::absent();
         };
+        let (group, vote) = (entry.applier.group(), request.vote);
         let answered = entry.raft.append_entries(request.clone());
-        match tokio::time::timeout(BEAT_WITHIN / 2, answered).await {
-            Ok(Ok(response)) => {
-                let answer = convert::beat_answer(response, &request);
-                if answer.is_ok() {
-                    entry.leadership.heard(NodeId(node));
-                }
-                convert::appended_to(&answer)
-            },
+        let answer = match tokio::time::timeout(BEAT_ANSWER_WITHIN, answered).await {
+            Ok(Ok(response)) => convert::beat_answer(response, &request),
+            Err(_late) if self.follows_without_room(group, vote).await => Ok(request.prev_log_id),
             // No answer is the truth: the caller counts it as silence.
-            Ok(Err(_)) | Err(_) => convert::absent(),
+            Ok(Err(_)) | Err(_) => return convert::absent(),
+        };
+        if answer.is_ok() {
+            entry.leadership.heard(NodeId(node));
         }
+        convert::appended_to(&answer)
+    }
+
+    /// Whether this node's log waits for room, so that Raft cannot answer, and the vote that it
+    /// has durably given is this leader's. Then that is the answer: a beat asks for nothing else,
+    /// and it claims nothing of the log but what the leader had heard before. Without it a full
+    /// disk would be silence, and readers could not be served because nobody proves that it leads.
+    async fn follows_without_room(&self, group: u32, vote: Vote) -> bool {
+        let store = self.0.store();
+        let Some(store) = store.filter(|store| store.log_waits()) else {
+            return false;
+        };
+        let saved = on_disk(&store, move |store| store.vote(group)).await;
+        matches!(saved, Ok(Ok(Some(saved))) if saved == codec::vote_record(&vote))
     }
 }
 
@@ -312,6 +350,12 @@ async fn append(
         Some((next, requests))
     });
     let requests = futures_util::stream::once(async { first }).chain(rest);
+    // What cannot be written must not pile up in memory: the leader sends it again.
+    let has_room = door.clone();
+    let requests = requests.take_while(move |_| {
+        let waits = has_room.store().is_some_and(|store| store.log_waits());
+        std::future::ready(!waits)
+    });
     let requests = requests.scan((), move |(), request| {
         let read = convert::append_from(request);
         let read = read.inspect_err(|error| {
@@ -401,54 +445,28 @@ async fn take_snapshot(
     door: &Door,
     mut pieces: Streaming<wire::SnapshotPiece>,
 ) -> Result<wire::SnapshotResponse, Status> {
-    use wire::snapshot_piece::Piece;
-    let broken = || Status::invalid_argument("the snapshot broke off");
-    let Some(Piece::Open(open)) = pieces.message().await?.and_then(|piece| piece.piece) else {
-        return Err(broken());
-    };
-    let group = open.group;
+    let (group, vote, applied) = pieces::open(&mut pieces).await?;
     let entry = door.groups.get(group);
     let entry = entry.ok_or_else(|| Status::unavailable("the group is not here"))?;
-    let store = door.store().ok_or_else(broken)?;
-    let vote = convert::vote_from(open.vote).map_err(|error| bad(&error))?;
-    let applied = everwire_store::Applied::from_bytes(&open.applied);
-    let applied = applied.map_err(|error| Status::invalid_argument(error.to_string()))?;
+    let store = door.store();
+    let store = store.ok_or_else(|| Status::unavailable("the node is on its way in"))?;
+    let vote = convert::vote_from(vote).map_err(|error| bad(&error))?;
     let membership = codec::membership(&applied.membership, applied.membership_position);
     let meta = SnapshotMeta {
         last_log_id: Some(codec::log_id(applied.position)),
         last_membership: membership.map_err(|error| bad(&error))?,
     };
     tracing::info!(group, at = %applied.position, "a snapshot arrives");
-    let mut spool = on_disk(move || store.spool(group, applied)).await?;
-    let mut chunks = 0_u64;
-    loop {
-        match pieces.message().await?.and_then(|piece| piece.piece) {
-            Some(Piece::Chunk(chunk)) if chunk.len() <= 2 * APPEND_BYTES_MAX => {
-                spool = on_disk(move || spool.chunk(chunk).map(|()| spool)).await?;
-                chunks += 1;
-            },
-            Some(Piece::End(count)) if count == chunks => break,
-            _ => return Err(broken()),
-        }
-    }
-    let reader: Box<dyn SnapshotReader> = on_disk(move || SnapshotSpool::finish(spool)).await?;
+    let (reader, chunks) = pieces::spool(store, group, applied, &mut pieces).await?;
     let snapshot = openraft::Snapshot {
         meta,
         snapshot: SnapshotData::Rows(reader),
     };
     let installed = entry.raft.install_full_snapshot(vote, snapshot).await;
     let installed = installed.map_err(|error| Status::unavailable(error.to_string()))?;
+    one_more(&door.counts.snapshots_installed);
     tracing::info!(group, chunks, "a snapshot was taken");
     Ok(wire::SnapshotResponse {
         vote: Some(convert::vote_to(&installed.vote)),
     })
-}
-
-/// Work that waits for the disk, on a thread that may wait.
-async fn on_disk<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
-) -> Result<T, Status> {
-    let done = tokio::task::spawn_blocking(work).await;
-    let done = done.map_err(|error| Status::internal(error.to_string()))?;
-    done.map_err(|error| Status::unavailable(error.to_string()))
 }

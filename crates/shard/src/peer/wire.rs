@@ -207,11 +207,26 @@ pub(crate) fn refusal_from(error: Option<v1::Error>) -> Result<(), Refusal> {
     }
 }
 
-/// What a caller is told when a peer could not be reached or kept silent.
+/// What a caller is told when a peer could not be reached, or did not take the call: that it is
+/// somebody else by now, or not in the cluster yet, says nothing about what was asked for. A
+/// refusal of that stands in the response.
 pub(crate) fn change_refusal(status: &tonic::Status) -> Refusal {
-    let mut told = refusal::from_status(status);
-    if status.details().is_empty() {
-        told = Refusal::new(Code::NotLeader, "the leader could not be reached");
+    let told = refusal::from_status(status);
+    tracing::debug!(refusal = %told, "a peer did not take a call");
+    Refusal::new(Code::NotLeader, "the leader could not be reached")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peer_that_is_somebody_else_is_no_refusal_of_the_command() {
+        for code in [Code::WrongState, Code::WrongCluster, Code::Draining] {
+            let status = refusal::to_status(&Refusal::new(code, "not me"));
+            assert_eq!(change_refusal(&status).code, Code::NotLeader);
+        }
+        let broken = tonic::Status::unavailable("broken pipe");
+        assert_eq!(change_refusal(&broken).code, Code::NotLeader);
     }
-    told
 }

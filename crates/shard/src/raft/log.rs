@@ -2,7 +2,7 @@
 //!
 //! Appends return at once and are called back after the synced write, in order; a vote is
 //! synced before it is granted; one FIFO for both (engine traps 1 and 2). Whatever waits for
-//! the disk runs on a blocking thread.
+//! the disk runs where it may wait (`wait`).
 
 use std::fmt::Debug;
 use std::io;
@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use everwire_core::limits::APPEND_BYTES_MAX;
 use everwire_store::{Done, LogRecord, Store, StoreError};
+use futures_util::FutureExt;
 use futures_util::stream::{self, Stream, StreamExt};
 use openraft::OptionalSend;
 use openraft::alias::LeaderIdOf;
@@ -25,6 +26,7 @@ use super::codec;
 use super::machine::Alive;
 use super::tail::Tail;
 use super::types::{Entry, LogId, TypeConfig, Vote};
+use crate::wait::on_disk;
 
 /// The log and vote of one group. A clone reads the same log.
 #[derive(Clone)]
@@ -40,11 +42,12 @@ pub(crate) fn io_error(error: StoreError) -> io::Error {
     io::Error::other(error.to_string())
 }
 
-/// Runs what waits for the disk on a thread that may wait.
+/// Runs what waits for the disk where it may wait.
 pub(crate) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+    store: &Arc<dyn Store>,
+    work: impl FnOnce(&Arc<dyn Store>) -> Result<T, StoreError> + Send + 'static,
 ) -> Result<T, io::Error> {
-    match tokio::task::spawn_blocking(work).await {
+    match on_disk(store, work).await {
         Ok(result) => result.map_err(io_error),
         Err(error) => Err(io::Error::other(error.to_string())),
     }
@@ -128,8 +131,8 @@ impl Log {
         if let Some(entries) = self.tail.range(&range) {
             return Ok(entries);
         }
-        let (group, store, start) = (self.group, self.store.clone(), range.start);
-        let (records, last) = blocking(move || {
+        let (group, start) = (self.group, range.start);
+        let (records, last) = blocking(&self.store, move |store| {
             let records = store.read_log(group, range, APPEND_BYTES_MAX)?;
             Ok((records, store.log_state(group)?.last))
         })
@@ -155,8 +158,8 @@ impl Log {
     }
 
     async fn vote(&self) -> Result<Option<Vote>, io::Error> {
-        let (group, store) = (self.group, self.store.clone());
-        let record = blocking(move || store.vote(group)).await?;
+        let group = self.group;
+        let record = blocking(&self.store, move |store| store.vote(group)).await?;
         Ok(record.map(codec::vote))
     }
 }
@@ -167,9 +170,10 @@ impl RaftLogReader<TypeConfig> for Log {
         RB: RangeBounds<u64> + Clone + Debug + OptionalSend,
     {
         let mut range = indexes(&range);
-        let (group, store, asked) = (self.group, self.store.clone(), range.clone());
+        let (group, asked) = (self.group, range.clone());
         // This call may find entries absent: those that are purged, or below the first one.
-        let first = blocking(move || first_held(&*store, group, asked)).await?;
+        let held = move |store: &Arc<dyn Store>| first_held(&**store, group, asked);
+        let first = blocking(&self.store, held).await?;
         range.start = first.max(range.start);
         let mut pages = Box::pin(self.clone().pages(range));
         let mut entries = Vec::new();
@@ -254,8 +258,8 @@ impl RaftLogStorage<TypeConfig> for Log {
     type LogReader = Self;
 
     async fn get_log_state(&mut self) -> Result<LogState<TypeConfig>, io::Error> {
-        let (group, store) = (self.group, self.store.clone());
-        let state = blocking(move || store.log_state(group)).await?;
+        let group = self.group;
+        let state = blocking(&self.store, move |store| store.log_state(group)).await?;
         Ok(LogState {
             last_purged_log_id: state.purged.map(codec::log_id),
             last_log_id: state.last.map(codec::log_id),
@@ -304,10 +308,12 @@ impl RaftLogStorage<TypeConfig> for Log {
         answer.await
     }
 
+    // Not awaited: it stands in the FIFO, and openraft's core would take nothing meanwhile, no
+    // heartbeat either, for as long as a full disk lets the log wait. What fails ends the process.
     async fn purge(&mut self, upto: LogId) -> Result<(), io::Error> {
         self.tail.release(upto.index());
         let (done, answer) = done();
         self.store.purge(self.group, codec::position(&upto), done);
-        answer.await
+        answer.now_or_never().unwrap_or(Ok(()))
     }
 }

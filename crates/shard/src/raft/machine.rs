@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use everwire_core::limits::APPEND_BYTES_MAX;
-use everwire_store::{SnapshotReader, StoreError};
+use everwire_store::{SnapshotReader, Store, StoreError};
 use futures_util::{FutureExt, Stream, StreamExt};
 use openraft::storage::{EntryResponder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder, alias};
@@ -152,10 +152,13 @@ impl RaftStateMachine<TypeConfig> for Machine {
             return Err(io::Error::new(io::ErrorKind::InvalidData, what));
         }
         let (applier, membership) = (self.applier.clone(), meta.last_membership.clone());
-        let installed = blocking(move || applier.install(membership, reader)).await;
+        let install = move |_store: &Arc<dyn Store>| applier.install(membership, reader);
+        let installed = blocking(self.applier.store(), install).await;
         installed.inspect_err(|error| {
-            self.applier
-                .fatal(&format!("a snapshot cannot be installed: {error}"));
+            if !self.applier.is_wounded() {
+                self.applier
+                    .fatal(&format!("a snapshot cannot be installed: {error}"));
+            }
         })
     }
 
@@ -163,7 +166,15 @@ impl RaftStateMachine<TypeConfig> for Machine {
         &mut self,
     ) -> Result<Option<alias::SnapshotOf<TypeConfig, SnapshotData>>, io::Error> {
         let applier = self.applier.clone();
-        let reader = blocking(move || applier.store().snapshot(applier.group())).await?;
+        let reader = blocking(self.applier.store(), move |store| {
+            let read = store.snapshot(applier.group());
+            read.inspect_err(|error| {
+                if matches!(error, StoreError::DamagedRows { .. }) {
+                    applier.wound(&error.to_string());
+                }
+            })
+        });
+        let reader = reader.await?;
         // Meta and data come from one snapshot of the store (RULES 32).
         let Some(applied) = reader.applied() else {
             return Ok(None);
@@ -200,8 +211,7 @@ impl RaftSnapshotBuilder<TypeConfig> for Marker {
         let covered = match self.covered() {
             Some(covered) => Some(covered),
             None => {
-                let applier = self.applier.clone();
-                blocking(move || applier.store().flush()).await?;
+                blocking(self.applier.store(), |store| store.flush()).await?;
                 self.applied
             },
         };

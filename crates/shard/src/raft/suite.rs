@@ -3,11 +3,12 @@
 
 use std::io;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use everwire_core::NodeId;
 use everwire_store::rocks::RocksStore;
 use everwire_store::sim::{SimDisk, SimStore};
-use everwire_store::{Identity, OnFatal, OpenOptions, Store};
+use everwire_store::{Closing, Identity, OnFatal, OpenOptions, Store};
 use openraft::StorageError;
 use openraft::entry::RaftEntry;
 use openraft::storage::{IOFlushed, RaftLogStorage};
@@ -53,12 +54,16 @@ impl StoreBuilder<TypeConfig, Log, Machine> for Sim {
     }
 }
 
-struct Rocks;
+/// Its stores, one a test of the suite: RocksDB does not survive the end of the process half
+/// closed.
+#[derive(Clone, Default)]
+struct Rocks(Arc<Mutex<Vec<Closing>>>);
 
 impl StoreBuilder<TypeConfig, Log, Machine, TempDir> for Rocks {
     async fn build(&self) -> Result<(TempDir, Log, Machine), StorageError<TypeConfig>> {
         let dir = TempDir::new().unwrap();
         let store = RocksStore::open(dir.path(), options(deadly())).unwrap();
+        self.0.lock().unwrap().push(store.closing());
         let (log, machine) = adapters(store, false);
         Ok((dir, log, machine))
     }
@@ -71,7 +76,11 @@ async fn openrafts_suite_passes_on_the_simulated_store() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn openrafts_suite_passes_on_rocksdb() {
-    Suite::test_all(Rocks).await.unwrap();
+    let rocks = Rocks::default();
+    Suite::test_all(rocks.clone()).await.unwrap();
+    while !rocks.0.lock().unwrap().iter().all(Closing::is_done) {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }
 
 fn id(index: u64) -> LogId {

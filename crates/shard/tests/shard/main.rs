@@ -7,10 +7,17 @@
 )]
 
 mod admission;
+mod beats;
+mod cluster;
 mod crash;
 mod duties;
+mod metadata;
 mod read;
+mod rebuild;
+mod replace;
+mod restart;
 mod rocks;
+mod room;
 mod stress;
 mod subscribe;
 mod support;

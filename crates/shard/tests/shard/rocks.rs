@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use everwire_shard::{ShardSet, Store, StoreError};
+use everwire_store::Closing;
 use everwire_store::rocks::RocksStore;
 
 use crate::support::*;
@@ -28,7 +29,7 @@ async fn rocksdb_keeps_what_was_acked_over_restarts_and_purges() {
     let dir = tempfile::TempDir::new().unwrap();
     // Only for its clock and options.
     let world = World::new(2).await;
-    let mut expected = 0;
+    let (mut expected, mut last) = (0, None);
     for lap in 0..3 {
         let store = match lap {
             // After a shutdown the directory is free at once.
@@ -36,6 +37,7 @@ async fn rocksdb_keeps_what_was_acked_over_restarts_and_purges() {
             _ => open(dir.path(), &world).await,
         };
         let set = ShardSet::open(store, world.config()).await.unwrap();
+        last = Some(set.closing());
         let shard = set.shard(&namespace(), &name("s")).clone();
         let mut live = if expected > 0 {
             Some(subscribe(&shard, "s").await)
@@ -60,6 +62,10 @@ async fn rocksdb_keeps_what_was_acked_over_restarts_and_purges() {
         if lap > 0 {
             set.shutdown().await;
         }
+    }
+    // RocksDB does not survive the end of the process half closed.
+    while !last.as_ref().is_some_and(Closing::is_done) {
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
     world.assert_alive();
 }

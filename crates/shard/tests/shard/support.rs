@@ -4,11 +4,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use everwire_core::command::{Op, Published};
+use everwire_core::command::{Op, Published, StartRun};
 use everwire_core::event::{Body, Data, Draft};
+use everwire_core::limits::SCRUB_EVERY;
 use everwire_core::{
-    Author, Clock, Command, Cursor, Event, InputId, Key, Namespace, NodeId, Offset, Outcome,
-    ParticipantId, ParticipantKind, Random, Refusal, RunEpoch, RunId, Seq, SessionName, Timestamp,
+    Author, Cancel, Clock, Command, Cursor, Event, InputId, Key, Namespace, NodeId, Offset,
+    Outcome, ParticipantId, ParticipantKind, Random, Refusal, RunEpoch, RunId, Seq, SessionName,
+    Timestamp,
 };
 use everwire_shard::{
     Answer, AttachRequest, Attached, Delivery, Identity, Kept, OpenError, OpenOptions, Pending,
@@ -20,6 +22,10 @@ use everwire_store::sim::{SimDisk, SimStore};
 pub(crate) struct TestClock(AtomicU64);
 
 impl TestClock {
+    pub(crate) fn at(ms: u64) -> Self {
+        Self(AtomicU64::new(ms))
+    }
+
     pub(crate) fn set(&self, ms: u64) {
         self.0.store(ms, Ordering::SeqCst);
     }
@@ -38,6 +44,12 @@ impl Clock for TestClock {
 /// Numbers that count up.
 #[derive(Default)]
 pub(crate) struct TestRandom(AtomicU64);
+
+impl From<u64> for TestRandom {
+    fn from(first: u64) -> Self {
+        Self(AtomicU64::new(first))
+    }
+}
 
 impl Random for TestRandom {
     fn next(&self) -> u64 {
@@ -84,6 +96,8 @@ impl World {
             cluster: None,
             shards: self.shards,
             kept: Kept::default(),
+            scrub_every: SCRUB_EVERY,
+            rules: everwire_shard::RULES_VERSION,
         }
     }
 
@@ -220,7 +234,7 @@ pub(crate) fn cancel(session: &str, run: &str) -> Command {
     command(
         session,
         Op::Cancel {
-            run: run_id(run),
+            cancel: Cancel::run(run_id(run)),
             key: Key::parse(&format!("stop-{run}")).unwrap(),
             body_hash: 2,
         },
@@ -228,14 +242,7 @@ pub(crate) fn cancel(session: &str, run: &str) -> Command {
 }
 
 pub(crate) fn start(session: &str, run: &str) -> Command {
-    command(
-        session,
-        Op::StartRun {
-            run: run_id(run),
-            input: None,
-            key: None,
-        },
-    )
+    command(session, Op::StartRun(StartRun::new(run_id(run))))
 }
 
 pub(crate) fn publish(session: &str, run: &str, first_seq: u64, texts: &[String]) -> Command {

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use everwire_core::clock::Timestamp;
 use everwire_core::command::Fire;
 use everwire_core::event::Event;
-use everwire_core::ids::{Namespace, SessionName, Slot};
+use everwire_core::ids::{Namespace, RunId, SessionName, Slot};
 use everwire_core::position::Offset;
 use everwire_core::row::{NameRow, Row, RowKey, RowRange, SessionKey, TimerRow};
 use everwire_proto::{storage, storage_v1};
@@ -22,6 +22,42 @@ impl<D: Disk> Core<D> {
     /// See [`crate::Store::write`]. Says whether a flush is due.
     pub(crate) fn write(&self, group: u32, write: &ApplyWrite) -> Result<bool, StoreError> {
         self.fatal.check()?;
+        let bytes = self.when_it_fits("applying", || {
+            // What memory cannot hold would have to be flushed.
+            if self.flusher.is_due() {
+                self.flush_fits()?;
+            }
+            self.write_events("writing the event DB", || {
+                let batch = self.batch_of(group, write)?;
+                self.read_of(group, Ok(batch))
+            })
+        })?;
+        for session in &write.erased {
+            let gone = layout::session_range(*session);
+            self.gauge.freed(Freed::Events, gone);
+        }
+        if self.gauge.note(bytes) {
+            self.look();
+        }
+        Ok(self.flusher.note(bytes))
+    }
+
+    /// Writes a batch to the event DB; answers how many bytes it has.
+    pub(crate) fn write_events(
+        &self,
+        what: &str,
+        batch: impl FnOnce() -> Result<D::EventBatch, StoreError>,
+    ) -> Result<usize, StoreError> {
+        // Of no newer database than the batch: one that is replaced meanwhile refuses it.
+        let generation = self.disk.generation();
+        let batch = batch()?;
+        let bytes = batch.bytes();
+        let written = self.disk.event_write(batch);
+        written.map_err(|error| self.failed(what, generation, error))?;
+        Ok(bytes)
+    }
+
+    fn batch_of(&self, group: u32, write: &ApplyWrite) -> Result<D::EventBatch, StoreError> {
         let slots = self.identity.slots(group);
         let owned = |key: &[u8]| {
             let slot = key.first_chunk::<2>();
@@ -56,17 +92,9 @@ impl<D: Disk> Core<D> {
             for family in [Family::Events, Family::Rows, Family::Index] {
                 batch.delete_range(family, &gone);
             }
-            self.gauge.freed(Freed::Events, gone);
         }
         put_applied(&mut batch, group, &write.applied)?;
-        let bytes = batch.bytes();
-        self.disk
-            .event_write(batch)
-            .map_err(|error| self.fatal.fail("writing the event DB", &error))?;
-        if self.gauge.note(bytes) {
-            self.look();
-        }
-        Ok(self.flusher.note(bytes))
+        Ok(batch)
     }
 
     /// See [`crate::Store::applied`].
@@ -74,10 +102,7 @@ impl<D: Disk> Core<D> {
         if self.flusher.is_installing(group) {
             return Ok(None);
         }
-        if let Some(damage) = self.flusher.damage(group) {
-            return Err(damage);
-        }
-        read_applied(&self.disk, group).map_err(|error| error.of_rows(group))
+        self.read_of(group, read_applied(&self.disk, group))
     }
 
     /// See [`crate::Store::row`].
@@ -88,7 +113,7 @@ impl<D: Disk> Core<D> {
             Some(value) => open_row(key, &bytes, &value).map(Some),
             None => Ok(None),
         };
-        read().map_err(|error| error.of_rows(self.identity.group(slot_of(key))))
+        self.read_of(self.identity.group(key.slot()), read())
     }
 
     /// See [`crate::Store::scan`].
@@ -98,7 +123,7 @@ impl<D: Disk> Core<D> {
         if limit == 0 {
             return Ok(found);
         }
-        let (RowRange::KeyAges(session) | RowRange::LiveRuns(session)) = range;
+        let session = range.session();
         let scanned = self.disk.scan(family, &keys, &mut |key, value| {
             record::unseal("an index row", key, value)?;
             if let Key::Row(key) = Key::decode(family, key)? {
@@ -106,7 +131,7 @@ impl<D: Disk> Core<D> {
             }
             Ok(go_on(found.len() < limit))
         });
-        scanned.map_err(|error| error.of_rows(self.identity.group(session.slot)))?;
+        self.read_of(self.identity.group(session.slot), scanned)?;
         Ok(found)
     }
 
@@ -120,7 +145,7 @@ impl<D: Disk> Core<D> {
             };
             if let RowKey::Timer(session, due, kind) = key
                 && due <= until
-                && let Row::Timer(TimerRow { guard }) = open_row(&key, bytes, value)?
+                && let Row::Timer(TimerRow { guard, .. }) = open_row(&key, bytes, value)?
             {
                 found.push(Fire {
                     session,
@@ -131,7 +156,25 @@ impl<D: Disk> Core<D> {
             }
             Ok(ControlFlow::Continue(()))
         });
-        scanned.map_err(|error| error.of_rows(group))?;
+        self.read_of(group, scanned)?;
+        Ok(found)
+    }
+
+    /// See [`crate::Store::live_runs`].
+    pub(crate) fn live_runs(&self, group: u32) -> Result<Vec<(SessionKey, RunId)>, StoreError> {
+        let mut found = Vec::new();
+        let range = layout::slots_range(self.identity.slots(group));
+        let scanned = self.disk.scan(Family::Index, &range, &mut |bytes, value| {
+            let Key::Row(key) = Key::decode(Family::Index, bytes)? else {
+                return Err(damaged("a key of an index"));
+            };
+            if let RowKey::LiveRun(session, run) = key {
+                record::unseal("an index row", bytes, value)?;
+                found.push((session, run));
+            }
+            Ok(ControlFlow::Continue(()))
+        });
+        self.read_of(group, scanned)?;
         Ok(found)
     }
 
@@ -172,7 +215,7 @@ impl<D: Disk> Core<D> {
                 }
                 Ok(go_on(found.len() < limit))
             });
-            scanned.map_err(|error| error.of_rows(self.identity.group(slot)))?;
+            self.read_of(self.identity.group(slot), scanned)?;
         }
         Ok(found)
     }
@@ -211,7 +254,7 @@ impl<D: Disk> Core<D> {
             found.push(event);
             Ok(go_on(found.len() < count_max))
         });
-        scanned.map_err(|error| error.of_rows(self.identity.group(session.slot)))?;
+        self.read_of(self.identity.group(session.slot), scanned)?;
         Ok(found)
     }
 }
@@ -226,23 +269,6 @@ fn go_on(more: bool) -> ControlFlow<()> {
 
 fn damaged(what: &str) -> StoreError {
     StoreError::Damaged { what: what.into() }
-}
-
-fn slot_of(key: &RowKey) -> Slot {
-    match key {
-        RowKey::Name(slot, ..) | RowKey::Counter(slot) => *slot,
-        RowKey::Head(session)
-        | RowKey::Run(session, ..)
-        | RowKey::Epoch(session, ..)
-        | RowKey::Batch(session, ..)
-        | RowKey::Message(session, ..)
-        | RowKey::Part(session, ..)
-        | RowKey::Input(session, ..)
-        | RowKey::Key(session, ..)
-        | RowKey::KeyAge(session, ..)
-        | RowKey::LiveRun(session, ..)
-        | RowKey::Timer(session, ..) => session.slot,
-    }
 }
 
 /// Reads a row and checks that it is of its key's kind.
@@ -261,6 +287,7 @@ fn open_row(key: &RowKey, bytes: &[u8], value: &[u8]) -> Result<Row, StoreError>
             | (RowKey::Part(..), Row::Part(_))
             | (RowKey::Input(..), Row::Input(_))
             | (RowKey::Key(..), Row::Key(_))
+            | (RowKey::Tombstone(..), Row::Tombstone(_))
             | (RowKey::Timer(..), Row::Timer(_))
             | (RowKey::KeyAge(..) | RowKey::LiveRun(..), Row::Index)
     );

@@ -4,8 +4,8 @@
 //! flush covers at least that. The purge bound follows.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::ControlFlow;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::ops::{ControlFlow, Range};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex};
 use std::time::Duration;
 
@@ -31,6 +31,8 @@ pub(crate) struct Flusher {
     installing: Mutex<BTreeSet<u32>>,
     /// Groups whose rows must be fetched anew, and why.
     damaged: Mutex<BTreeMap<u32, StoreError>>,
+    /// Whether there ever were any: reads ask for each row.
+    any_damaged: AtomicBool,
     signal: Mutex<Signal>,
     wake: Condvar,
 }
@@ -54,6 +56,7 @@ impl Flusher {
             gate: Mutex::new(()),
             durable: Mutex::new(found.applied),
             installing: Mutex::new(BTreeSet::new()),
+            any_damaged: AtomicBool::new(!found.damaged.is_empty()),
             damaged: Mutex::new(found.damaged),
             signal: Mutex::new(Signal::default()),
             wake: Condvar::new(),
@@ -63,6 +66,11 @@ impl Flusher {
     /// Bytes written since the last flush began.
     pub(crate) fn unflushed(&self) -> u64 {
         self.unflushed.load(Ordering::Relaxed)
+    }
+
+    /// Whether as much waits in memory as may.
+    pub(crate) fn is_due(&self) -> bool {
+        self.unflushed() >= self.bytes_max
     }
 
     /// Notes a write. Says whether a flush is due.
@@ -89,8 +97,31 @@ impl Flusher {
         self.installing.lock().expect(LOCK).contains(&group)
     }
 
+    /// The rows of all these groups are gone.
+    pub(crate) fn lose(&self, groups: Range<u32>, what: &str) {
+        let mut damaged = self.damaged.lock().expect(LOCK);
+        let mut durable = self.durable.lock().expect(LOCK);
+        for group in groups {
+            durable.remove(&group);
+            let what = what.to_owned();
+            damaged.insert(group, StoreError::DamagedRows { group, what });
+        }
+        self.any_damaged.store(true, Ordering::SeqCst);
+    }
+
+    /// All groups whose rows must be fetched anew.
+    pub(crate) fn all_damaged(&self) -> Vec<StoreError> {
+        if !self.any_damaged.load(Ordering::SeqCst) {
+            return Vec::new();
+        }
+        self.damaged.lock().expect(LOCK).values().cloned().collect()
+    }
+
     /// Why a group's rows must be fetched anew, if they must.
     pub(crate) fn damage(&self, group: u32) -> Option<StoreError> {
+        if !self.any_damaged.load(Ordering::SeqCst) {
+            return None;
+        }
         self.damaged.lock().expect(LOCK).get(&group).cloned()
     }
 
@@ -135,21 +166,32 @@ impl Flusher {
 impl<D: Disk> Core<D> {
     /// See [`crate::Store::flush`].
     pub(crate) fn flush(&self) -> Result<(), StoreError> {
+        self.when_it_fits("the flush of the event DB", || self.try_flush())
+    }
+
+    /// The same; [`StoreError::Full`] if there is no room for it now.
+    pub(crate) fn try_flush(&self) -> Result<(), StoreError> {
         let _gate = self.flusher.gate.lock().expect(LOCK);
         self.fatal.check()?;
+        self.flush_fits()?;
+        let generation = self.disk.generation();
         let before = self.flusher.unflushed.swap(0, Ordering::Relaxed);
         let covered = applied_positions(&self.disk, &self.identity)
             .map_err(|error| self.fatal.fail("reading what is applied", &error))?;
-        self.disk
-            .event_flush()
-            .map_err(|error| self.fatal.fail("flushing the event DB", &error))?;
+        let flushed = self.timed(&self.counts.flushes, || self.disk.event_flush());
+        if let Err(error) = flushed {
+            // It waits in memory as before.
+            self.flusher.unflushed.fetch_add(before, Ordering::Relaxed);
+            return Err(self.failed("flushing the event DB", generation, error));
+        }
         tracing::debug!(bytes = before, "flushed the event DB");
         // Nothing of a damaged one counts as durable; the others go on.
         for (group, error) in covered.damaged {
             tracing::error!(group, %error, "the applied row cannot be read");
         }
         for (group, position) in covered.applied {
-            if self.flusher.is_installing(group) {
+            // What was read before the event DB was replaced is gone.
+            if self.flusher.is_installing(group) || self.flusher.damage(group).is_some() {
                 continue;
             }
             // The bound first: who reads what is durable may purge up to there at once.

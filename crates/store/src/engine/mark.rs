@@ -82,8 +82,14 @@ impl Mark {
     /// Batch `number` is synced. Writer only.
     pub(crate) fn note(&self, number: u64) {
         self.synced.store(number, Ordering::Release);
-        self.signal.lock().expect(LOCK).behind = true;
-        self.wake.notify_all();
+        let was_behind = {
+            let mut signal = self.signal.lock().expect(LOCK);
+            std::mem::replace(&mut signal.behind, true)
+        };
+        // While it gathers it is awake enough: it looks at the number when it writes.
+        if !was_behind {
+            self.wake.notify_all();
+        }
     }
 
     /// Writes the number if it is behind.

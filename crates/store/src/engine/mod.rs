@@ -12,6 +12,7 @@
 //! Locks are taken in this order and never held over a `Done`: a group's log → the queue; the
 //! flush gate → durable positions → a group's log.
 
+mod anew;
 mod apply;
 mod fatal;
 mod flush;
@@ -20,36 +21,42 @@ mod mark;
 mod open;
 mod peers;
 mod queue;
+mod room;
 mod snapshot;
 mod space;
 mod spool;
+mod verify;
 mod weights;
 mod writer;
 
 use std::ops::Range;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
-use everwire_core::clock::Timestamp;
+use everwire_core::clock::{Clock, Timestamp};
 use everwire_core::command::Fire;
 use everwire_core::event::Event;
-use everwire_core::ids::{Namespace, NodeId, SessionName, ShardId, Slot};
+use everwire_core::ids::{Namespace, NodeId, RunId, SessionName, ShardId, Slot};
 use everwire_core::position::Offset;
 use everwire_core::row::{NameRow, Row, RowKey, RowRange, SessionKey};
 
 use crate::disk::Disk;
+use crate::engine::anew::Anew;
 use crate::engine::fatal::Fatal;
 use crate::engine::flush::Flusher;
 use crate::engine::log::{Bound, Groups};
 use crate::engine::mark::Mark;
 use crate::engine::peers::Peers;
 use crate::engine::queue::Queue;
+use crate::engine::room::Room;
 use crate::engine::space::Gauge;
 use crate::error::StoreError;
+use crate::meters::{Counts, Meters, Timer};
 use crate::types::{
-    Applied, ApplyWrite, Done, Identity, LogPosition, LogRecord, LogState, PeerRecord, Space,
-    VoteRecord,
+    Applied, ApplyWrite, Closing, Done, Identity, LogPosition, LogRecord, LogState, PeerRecord,
+    Space, Verified, VoteRecord,
 };
 use crate::{SnapshotInstall, SnapshotReader, SnapshotSpool, Store};
 
@@ -69,10 +76,16 @@ pub(crate) struct Core<D: Disk> {
     flusher: Flusher,
     peers: Peers,
     gauge: Gauge,
+    pub(crate) room: Room,
+    anew: Anew,
+    counts: Counts,
+    clock: Option<Arc<dyn Clock>>,
     /// Counts spools, for their names.
     spools: AtomicU64,
     /// No threads: whoever queues an operation runs the writer.
     driven: bool,
+    /// Gone when all of the above is: fields are dropped in their order.
+    open: Arc<()>,
 }
 
 impl Identity {
@@ -92,6 +105,32 @@ impl Identity {
 }
 
 impl<D: Disk> Core<D> {
+    /// Does something and notes how long it took.
+    fn timed<T>(&self, timer: &Timer, work: impl FnOnce() -> T) -> T {
+        let now = || self.clock.as_ref().map(|clock| clock.elapsed());
+        let began = now();
+        let done = work();
+        let took = now()
+            .zip(began)
+            .map(|(now, began)| now.saturating_sub(began));
+        timer.note(took.unwrap_or(Duration::ZERO));
+        done
+    }
+
+    /// See [`crate::Store::meters`].
+    fn meters(&self) -> Meters {
+        let wide = |bytes: usize| u64::try_from(bytes).unwrap_or(u64::MAX);
+        let (used, budget) = self.disk.memory();
+        Meters {
+            syncs: self.counts.syncs.now(),
+            sync_bytes: self.counts.sync_bytes.load(Ordering::Relaxed),
+            waiting_bytes: wide(self.queue.waiting_bytes()),
+            flushes: self.counts.flushes.now(),
+            unflushed_bytes: self.flusher.unflushed(),
+            memory: (wide(used), wide(budget)),
+        }
+    }
+
     /// Runs the writer until nothing waits, where no thread does.
     pub(crate) fn drive(&self) {
         if !self.driven {
@@ -119,7 +158,9 @@ impl<D: Disk> Core<D> {
     /// The body of the writer's thread.
     fn run_writer(&self) {
         while let Some(ops) = self.queue.wait() {
-            self.execute(ops);
+            if let Some(ops) = self.try_execute(ops) {
+                self.without_room(ops);
+            }
         }
     }
 
@@ -186,6 +227,8 @@ impl<D: Disk> Drop for Engine<D> {
             Ok(threads) => threads,
             Err(poisoned) => poisoned.into_inner(),
         });
+        // Threads of its own wait with it; nobody else does any more.
+        self.core.room.end();
         self.core.queue.close();
         self.core.flusher.close();
         self.core.gauge.close();
@@ -207,6 +250,14 @@ impl<D: Disk> Drop for Engine<D> {
 impl<D: Disk> Store for Engine<D> {
     fn identity(&self) -> &Identity {
         &self.core.identity
+    }
+
+    fn waits(&self) -> bool {
+        self.core.disk.waits()
+    }
+
+    fn closing(&self) -> Closing {
+        Closing(Arc::downgrade(&self.core.open))
     }
 
     fn append(&self, group: u32, records: Vec<LogRecord>, done: Done) {
@@ -244,6 +295,14 @@ impl<D: Disk> Store for Engine<D> {
 
     fn space(&self) -> Space {
         self.core.gauge.now()
+    }
+
+    fn log_waits(&self) -> bool {
+        self.core.room.log_waits()
+    }
+
+    fn stop_waiting(&self) {
+        self.core.room.end();
     }
 
     fn release_ballast(&self) -> Result<(), StoreError> {
@@ -311,6 +370,10 @@ impl<D: Disk> Store for Engine<D> {
         self.core.timers(group, until)
     }
 
+    fn live_runs(&self, group: u32) -> Result<Vec<(SessionKey, RunId)>, StoreError> {
+        self.core.live_runs(group)
+    }
+
     fn names(
         &self,
         slots: Range<u16>,
@@ -344,12 +407,29 @@ impl<D: Disk> Store for Engine<D> {
         self.core.flusher.unflushed()
     }
 
+    fn meters(&self) -> Meters {
+        self.core.meters()
+    }
+
     fn snapshot(&self, group: u32) -> Result<Box<dyn SnapshotReader>, StoreError> {
         snapshot::read(&self.core, group)
     }
 
     fn spool(&self, group: u32, applied: Applied) -> Result<Box<dyn SnapshotSpool>, StoreError> {
         spool::open(&self.core, group, applied)
+    }
+
+    fn verify(
+        &self,
+        group: u32,
+        from: Option<Verified>,
+        bytes_max: usize,
+    ) -> Result<Option<Verified>, StoreError> {
+        self.core.verify(group, from, bytes_max)
+    }
+
+    fn damaged(&self) -> Vec<StoreError> {
+        self.core.flusher.all_damaged()
     }
 
     fn drop_rows(&self, group: u32) -> Result<(), StoreError> {

@@ -17,16 +17,19 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use crate::disk::{Batch, Disk};
+use crate::engine::anew::Anew;
 use crate::engine::flush::{Flusher, Positions, applied_positions};
 use crate::engine::log::{self, Group, Groups};
 use crate::engine::mark::Mark;
 use crate::engine::peers::Peers;
 use crate::engine::queue::Queue;
+use crate::engine::room::Room;
 use crate::engine::space::Gauge;
 use crate::engine::weights::Weights;
 use crate::engine::{Core, snapshot, writer};
 use crate::error::StoreError;
 use crate::layout::{self, LogFamily, LogKey};
+use crate::meters::Counts;
 use crate::record;
 use crate::types::{Identity, LogPosition, OpenOptions};
 use crate::watermark::Watermark;
@@ -83,8 +86,13 @@ pub(crate) fn open<D: Disk>(
         flusher: Flusher::new(options.flush_bytes, options.flush_every, found),
         peers,
         gauge: Gauge::new(options.refuse_percent),
+        room: Room::default(),
+        anew: Anew::default(),
+        counts: Counts::default(),
+        clock: options.clock.clone(),
         spools: AtomicU64::new(0),
         driven,
+        open: Arc::default(),
     });
     core.look();
     core.trim_ballast();

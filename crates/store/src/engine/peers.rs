@@ -70,14 +70,19 @@ impl Peers {
         }
     }
 
-    /// Adds what changed to a batch of the log. A batch that fails ends the process.
-    pub(crate) fn add(&self, identity: &Identity, batch: &mut impl Batch<LogFamily>) {
+    /// Adds what changed to a batch of the log. Answers whose records these are.
+    pub(crate) fn add(
+        &self,
+        identity: &Identity,
+        batch: &mut impl Batch<LogFamily>,
+    ) -> BTreeSet<NodeId> {
         let mut state = self.lock();
-        for node in std::mem::take(&mut state.changed) {
-            let Some(record) = state.records.get(&node) else {
+        let changed = std::mem::take(&mut state.changed);
+        for node in &changed {
+            let Some(record) = state.records.get(node) else {
                 continue;
             };
-            let key = LogKey::Peer(node).encode();
+            let key = LogKey::Peer(*node).encode();
             let payload = storage::encode_watermark(&storage_v1::Watermark {
                 cluster: identity.cluster.clone(),
                 node: node.0,
@@ -86,6 +91,12 @@ impl Peers {
             });
             batch.put(LogFamily::Meta, &key, &record::seal(&key, &payload));
         }
+        changed
+    }
+
+    /// The batch was not written: these go with the next one.
+    pub(crate) fn put_back(&self, nodes: BTreeSet<NodeId>) {
+        self.lock().changed.extend(nodes);
     }
 }
 

@@ -95,6 +95,11 @@ impl Queue {
         seq
     }
 
+    /// Bytes that wait.
+    pub(crate) fn waiting_bytes(&self) -> usize {
+        self.lock().waiting.iter().map(|op| op.bytes).sum()
+    }
+
     /// Waits for the next batch; `None` when the queue is closing and empty.
     pub(crate) fn wait(&self) -> Option<Vec<Op>> {
         let idle = |state: &mut State| (state.waiting.is_empty() || state.held) && !state.closing;
@@ -133,6 +138,31 @@ impl Queue {
         let mut state = self.lock();
         let picked = pick(&mut state.waiting);
         (!picked.is_empty()).then_some(picked)
+    }
+
+    /// Puts a batch back that was not written: in its place in the order.
+    pub(crate) fn put_back(&self, mut ops: Vec<Op>) {
+        let mut state = self.lock();
+        ops.extend(std::mem::take(&mut state.waiting));
+        ops.sort_by_key(|op| op.seq);
+        state.waiting = ops.into();
+    }
+
+    /// Takes the votes that stand behind no other operation of their group.
+    pub(crate) fn free_votes(&self) -> Vec<Op> {
+        let mut state = self.lock();
+        let mut held = BTreeSet::new();
+        let (mut votes, mut left) = (Vec::new(), VecDeque::new());
+        for op in std::mem::take(&mut state.waiting) {
+            if matches!(op.work, Work::Vote(_)) && !held.contains(&op.group) {
+                votes.push(op);
+            } else {
+                held.insert(op.group);
+                left.push_back(op);
+            }
+        }
+        state.waiting = left;
+        votes
     }
 
     /// Lets the writer end once everything is written.

@@ -52,7 +52,9 @@ pub(crate) fn read<D: Disk>(
         .spawn(move || {
             thread_core.disk.frozen(&mut |reads| {
                 // A send fails when the reader is gone: nobody is left to tell.
-                let last = match produce(reads, group, slots.clone(), &send) {
+                let whole = thread_core.read_of(group, Ok(()));
+                let produced = whole.and_then(|()| produce(reads, group, slots.clone(), &send));
+                let last = match produced {
                     Ok(()) => Ok(Piece::End),
                     Err(error) => Err(error.of_rows(group)),
                 };
@@ -178,9 +180,13 @@ fn send_chunk(send: &Pieces, chunk: &mut storage_v1::SnapshotChunk) -> bool {
 pub(crate) fn begin<D: Disk>(core: &Arc<Core<D>>, group: u32) -> Result<(), StoreError> {
     core.fatal.check()?;
     core.marker(group, true)?;
-    core.flusher.begin_install(group);
-    drop_group(&core.disk, core.identity.slots(group), group)
-        .map_err(|error| core.fatal.fail("dropping a group's rows", &error))
+    core.when_it_fits("dropping rows", || {
+        // Whole again from here on, unless everything is lost before the first piece.
+        core.flusher.begin_install(group);
+        let generation = core.disk.generation();
+        let dropped = drop_group(&core.disk, core.identity.slots(group), group);
+        dropped.map_err(|error| core.failed("dropping a group's rows", generation, error))
+    })
 }
 
 /// See [`crate::Store::install`].
@@ -248,15 +254,19 @@ impl<D: Disk> SnapshotInstall for Install<D> {
         core.fatal.check()?;
         let chunk = storage::decode_snapshot_chunk(&chunk).map_err(StoreError::from)?;
         let slots = core.identity.slots(self.group);
-        let mut batch = core.disk.event_batch();
-        for row in &chunk.rows {
-            let family = check_row(self.group, &slots, row)?;
-            batch.put(family, &row.key, &row.value);
-        }
-        let bytes = batch.bytes();
-        core.disk
-            .event_write(batch)
-            .map_err(|error| core.fatal.fail("writing a snapshot", &error))?;
+        let bytes = core.when_it_fits("installing rows", || {
+            if core.flusher.is_due() {
+                core.flush_fits()?;
+            }
+            core.write_events("writing a snapshot", || {
+                let mut batch = core.disk.event_batch();
+                for row in &chunk.rows {
+                    let family = check_row(self.group, &slots, row)?;
+                    batch.put(family, &row.key, &row.value);
+                }
+                core.read_of(self.group, Ok(batch))
+            })
+        })?;
         core.flusher.note(bytes);
         if core.gauge.note(bytes) {
             core.look();
@@ -266,12 +276,15 @@ impl<D: Disk> SnapshotInstall for Install<D> {
 
     fn finish(self: Box<Self>, applied: Applied) -> Result<(), StoreError> {
         let core = &self.core;
-        let mut batch = core.disk.event_batch();
-        apply::put_applied(&mut batch, self.group, &applied)?;
-        core.disk
-            .event_write(batch)
-            .map_err(|error| core.fatal.fail("writing a snapshot", &error))?;
+        core.when_it_fits("installing rows", || {
+            core.write_events("writing a snapshot", || {
+                let mut batch = core.disk.event_batch();
+                apply::put_applied(&mut batch, self.group, &applied)?;
+                core.read_of(self.group, Ok(batch))
+            })
+        })?;
         core.flush()?;
+        core.read_of(self.group, Ok(()))?;
         core.marker(self.group, false)?;
         log::lock(&core.groups.get(self.group)).raise_bound(applied.position.index);
         core.flusher.end_install(self.group, applied.position);
@@ -292,6 +305,12 @@ impl<D: Disk> Core<D> {
             })),
         );
         self.drive();
+        if !self.disk.waits() {
+            // The caller is the only thread there is: nobody else would run a held writer.
+            while let Some(ops) = self.queue.step() {
+                self.execute(ops);
+            }
+        }
         answer
             .recv()
             .map_err(|gone| StoreError::Io(format!("the log writer ended: {gone}")))?

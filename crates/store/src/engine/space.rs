@@ -2,8 +2,8 @@
 //!
 //! Looked at once a second by a thread, and at once when a lot was written since: a small file
 //! system fills in less than a second. What stands in memory and will be flushed counts as used.
-//! The writer of the log cannot survive a full disk, so admission must stop before; that is the
-//! callers' part, with the levels told here.
+//! On a full disk everything waits (`room`), so admission must stop before; that is the callers'
+//! part, with the levels told here.
 //!
 //! Ours: the ballast. It is given up when the disk is nearly full, so that deletes, trims and a
 //! recovery have room, and made again when there is plenty. And on a disk this full, what was
@@ -211,13 +211,15 @@ impl<D: Disk> Core<D> {
 
     /// Gives back the place of what was deleted, while the disk is too full to wait for it.
     fn reclaim(&self) {
-        if self.gauge.now().level == SpaceLevel::Plenty {
+        let is_idle = || self.gauge.freed.lock().expect(LOCK).is_empty();
+        if self.gauge.now().level == SpaceLevel::Plenty || is_idle() {
+            return;
+        }
+        // A compaction writes before it gives back: not while even a flush has no room.
+        if self.try_flush().is_err() {
             return;
         }
         let freed = std::mem::take(&mut *self.gauge.freed.lock().expect(LOCK));
-        if freed.is_empty() || self.flush().is_err() {
-            return;
-        }
         let ranges = freed.len();
         for ((what, start), end) in freed {
             if let Err(error) = self.disk.reclaim(what, &(start..end)) {

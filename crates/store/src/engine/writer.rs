@@ -2,8 +2,11 @@
 //!
 //! A batch: votes → both slots of the watermark, synced; then all log operations and
 //! `meta/batch = n` → one write batch of the log DB, synced; then the answers, in order. The
-//! number n goes into the watermark afterwards, off the ack path (`mark`). Whatever fails ends
-//! everything: this batch's answers and all later ones are errors.
+//! number n goes into the watermark afterwards, off the ack path (`mark`). A batch for which the
+//! disk has no room is not begun: it waits (`room`). Whatever fails ends everything: this batch's
+//! answers and all later ones are errors.
+
+use std::sync::atomic::Ordering;
 
 use crate::disk::{Batch, Disk, Freed};
 use crate::engine::Core;
@@ -108,6 +111,34 @@ impl<D: Disk> Core<D> {
     /// Makes a batch durable and answers it.
     pub(crate) fn execute(&self, ops: Vec<Op>) {
         let result = self.make_durable(&ops);
+        self.answer(ops, &result);
+    }
+
+    /// The same; a batch for which there is no room is given back, unless nobody may wait.
+    pub(crate) fn try_execute(&self, ops: Vec<Op>) -> Option<Vec<Op>> {
+        let result = self.make_durable(&ops);
+        let is_full = matches!(result, Err(StoreError::Full { .. }));
+        if is_full && !self.room.has_ended() {
+            return Some(ops);
+        }
+        self.room.set_log_waits(is_full);
+        self.answer(ops, &result);
+        None
+    }
+
+    /// Puts a batch back and lets a moment go by, in which votes are saved that nothing stands
+    /// before: an election must not wait for room.
+    pub(crate) fn without_room(&self, ops: Vec<Op>) {
+        self.room.set_log_waits(true);
+        self.queue.put_back(ops);
+        let votes = self.queue.free_votes();
+        if !votes.is_empty() {
+            self.execute(votes);
+        }
+        self.room.pause();
+    }
+
+    fn answer(&self, ops: Vec<Op>, result: &Result<(), StoreError>) {
         for op in ops {
             if result.is_ok() && matches!(op.work, Work::Append(_)) {
                 let cell = self.groups.get(op.group);
@@ -123,6 +154,14 @@ impl<D: Disk> Core<D> {
 
     fn make_durable(&self, ops: &[Op]) -> Result<(), StoreError> {
         self.fatal.check()?;
+        let mut batch = self.disk.log_batch();
+        for op in ops {
+            self.add(&mut batch, op);
+        }
+        if batch.bytes() > 0 {
+            // Before the votes: what waits here is tried again, whole.
+            self.log_fits(batch.bytes())?;
+        }
         let votes: Vec<_> = ops
             .iter()
             .filter_map(|op| match op.work {
@@ -135,31 +174,47 @@ impl<D: Disk> Core<D> {
                 .save_votes(&self.disk, &votes)
                 .map_err(|error| self.fatal.fail("saving a vote", &error))?;
         }
-        self.write_log(ops)
-            .map_err(|error| self.fatal.fail("writing the log", &error))
+        self.write_log(batch).map_err(|error| match error {
+            full @ StoreError::Full { .. } => full,
+            error => self.fatal.fail("writing the log", &error),
+        })?;
+        self.note_freed(ops);
+        Ok(())
     }
 
     /// Writes the log operations of a batch, if any, and syncs.
-    fn write_log(&self, ops: &[Op]) -> Result<(), StoreError> {
-        let mut batch = self.disk.log_batch();
-        for op in ops {
-            self.add(&mut batch, op);
-        }
+    fn write_log(&self, mut batch: D::LogBatch) -> Result<(), StoreError> {
         if batch.bytes() == 0 {
             return Ok(());
         }
-        self.peers.add(&self.identity, &mut batch);
+        let peers = self.peers.add(&self.identity, &mut batch);
         let number = self.mark.synced() + 1;
         let key = LogKey::Batch.encode();
         let value = record::seal(&key, &number.to_be_bytes());
         batch.put(LogFamily::Meta, &key, &value);
         let bytes = batch.bytes();
-        self.disk.log_write(batch)?;
+        let written = self.timed(&self.counts.syncs, || self.disk.log_write(batch));
+        if let Err(error) = written {
+            self.peers.put_back(peers);
+            return Err(error);
+        }
+        let wide = u64::try_from(bytes).unwrap_or(u64::MAX);
+        self.counts.sync_bytes.fetch_add(wide, Ordering::Relaxed);
         self.mark.note(number);
         if self.gauge.note(bytes) {
             self.look();
         }
         Ok(())
+    }
+
+    /// What was purged can be had back.
+    fn note_freed(&self, ops: &[Op]) {
+        for op in ops {
+            if let Work::Purge(upto) = op.work {
+                let gone = layout::log_range(op.group, 0..upto.index + 1);
+                self.gauge.freed(Freed::Log, gone);
+            }
+        }
     }
 
     fn add(&self, batch: &mut D::LogBatch, op: &Op) {
@@ -183,7 +238,6 @@ impl<D: Disk> Core<D> {
             Work::Purge(upto) => {
                 let gone = layout::log_range(group, 0..upto.index + 1);
                 batch.delete_range(LogFamily::Log, &gone);
-                self.gauge.freed(Freed::Log, gone);
                 let key = LogKey::Purged(group).encode();
                 batch.put(LogFamily::Meta, &key, &seal_position(&key, *upto));
             },

@@ -1,95 +1,67 @@
 //! RocksDB as the engine's disk.
 
 use std::ops::ControlFlow;
-use std::sync::Arc;
+use std::sync::{Arc, RwLock};
+use std::time::Duration;
 
 use rocksdb::{
-    ColumnFamily, DB, DBRawIteratorWithThreadMode, ErrorKind, FlushOptions, ReadOptions,
-    SnapshotWithThreadMode, WriteBatch, WriteOptions,
+    DB, DBRawIteratorWithThreadMode, ErrorKind, FlushOptions, ReadOptions, SnapshotWithThreadMode,
+    WriteOptions,
 };
 
-use crate::disk::{Batch, Disk, Freed, Pair, Reads, Scratch, Visit};
+use crate::disk::{Disk, Freed, Left, Pair, Reads, Scratch, Visit};
 use crate::error::StoreError;
 use crate::identity::Home;
 use crate::layout::{Family, KeyRange, LogFamily};
+use crate::rocks::batch::{Named, RocksBatch, handle};
 use crate::rocks::home::Directory;
 use crate::rocks::options::{Memory, RANGE_DELETIONS};
 use crate::rocks::sizes::Sizes;
 use crate::watermark::{Side, Slots};
 
+const LOCK: &str = "no holder of this lock panics";
+/// How often, and how many times, it is looked whether a damaged event DB is free: a read that is
+/// under way ends in that time, or the process does.
+const CLOSED_LOOK_EVERY: Duration = Duration::from_millis(20);
+const CLOSED_LOOKS: u32 = 500;
+
+/// What of a family waits in memory to be flushed.
+const IN_MEMORY: &str = "rocksdb.cur-size-all-mem-tables";
+
 /// Both databases and the files beside them. Fields in the order of their end: the directory's
 /// lock goes last.
 pub(crate) struct RocksDisk {
     log: Arc<DB>,
-    events: Arc<DB>,
-    _memory: Memory,
+    events: RwLock<Events>,
+    memory: Memory,
     /// See [`Sizes::reserve`].
     reserve: u64,
+    /// See [`Sizes::manifest`].
+    manifest: u64,
     home: Directory,
 }
 
-/// A batch; it keeps its database, for the handles of the families.
-pub(crate) struct RocksBatch {
-    db: Arc<DB>,
-    batch: WriteBatch,
-    empty: usize,
+/// The event DB, which may be replaced by an empty one.
+struct Events {
+    /// `None` only while it is replaced, or when that failed.
+    db: Option<Arc<DB>>,
+    /// How often it was replaced.
+    generation: u64,
 }
 
-/// A family's name in RocksDB.
-pub(crate) trait Named {
-    /// See the trait.
-    fn named(&self) -> &'static str;
-}
-
-impl Named for Family {
-    fn named(&self) -> &'static str {
-        self.name()
-    }
-}
-
-impl Named for LogFamily {
-    fn named(&self) -> &'static str {
-        self.name()
-    }
-}
-
-fn handle(db: &DB, family: impl Named) -> &ColumnFamily {
-    db.cf_handle(family.named())
-        .expect("every family is opened with its database")
-}
-
-impl<F: Named> Batch<F> for RocksBatch {
-    fn put(&mut self, family: F, key: &[u8], value: &[u8]) {
-        self.batch.put_cf(handle(&self.db, family), key, value);
-    }
-
-    fn delete(&mut self, family: F, key: &[u8]) {
-        self.batch.delete_cf(handle(&self.db, family), key);
-    }
-
-    fn delete_range(&mut self, family: F, range: &KeyRange) {
-        let family = handle(&self.db, family);
-        self.batch.delete_range_cf(family, &range.start, &range.end);
-    }
-
-    fn bytes(&self) -> usize {
-        self.batch.size_in_bytes().saturating_sub(self.empty)
-    }
-}
-
-impl RocksBatch {
-    fn new(db: &Arc<DB>) -> Self {
-        let batch = WriteBatch::default();
-        Self {
-            db: Arc::clone(db),
-            empty: batch.size_in_bytes(),
-            batch,
-        }
-    }
+/// Whether RocksDB refused a write because it met the end of the disk in the background, in a
+/// flush or a compaction: it takes none until it has got over that, which it tries every few
+/// seconds. This one was not begun then. One that ended in the WAL was, and must not go on.
+fn refused(error: &rocksdb::Error) -> bool {
+    let text: &str = error.as_ref();
+    error.kind() == ErrorKind::IOError
+        && text.contains("No space left on device")
+        && !text.split([' ', ':']).any(|word| word.ends_with(".log"))
 }
 
 fn failed(error: &rocksdb::Error) -> StoreError {
     match error.kind() {
+        _ if refused(error) => StoreError::Full { used_percent: 100 },
         ErrorKind::Corruption => StoreError::Damaged {
             what: error.to_string(),
         },
@@ -102,6 +74,7 @@ impl RocksDisk {
     pub(crate) fn open(home: Directory, sizes: &Sizes) -> Result<Self, StoreError> {
         let memory = Memory::new(sizes)?;
         let families = LogFamily::ALL.map(|family| memory.log_family(family));
+        let families = families.into_iter().chain([memory.unused_family()]);
         let log = DB::open_cf_descriptors(&memory.log(), home.log(), families).map_err(
             |error| match lost(&error) {
                 true => StoreError::Quarantine {
@@ -112,22 +85,28 @@ impl RocksDisk {
         )?;
         let events = open_events(&home, &memory)?;
         home.sync()?;
-        for family in Family::sharded() {
-            events
-                .set_options_cf(handle(&events, family), &RANGE_DELETIONS)
-                .map_err(|error| failed(&error))?;
-        }
         Ok(Self {
             log: Arc::new(log),
-            events: Arc::new(events),
-            _memory: memory,
+            events: RwLock::new(Events {
+                db: Some(Arc::new(events)),
+                generation: 0,
+            }),
+            memory,
             reserve: sizes.reserve,
+            manifest: u64::try_from(sizes.manifest).unwrap_or(u64::MAX),
             home,
         })
     }
 }
 
 impl RocksDisk {
+    /// The event DB as it is now.
+    fn events(&self) -> Arc<DB> {
+        let events = self.events.read().expect(LOCK);
+        let db = events.db.clone();
+        db.expect("the process ends when the event DB cannot be replaced")
+    }
+
     /// A write to the event DB failed, which ends the process. If that is because its files are
     /// bad (a compaction met them), the next process must not open them again.
     fn events_failed(&self, error: &rocksdb::Error) -> StoreError {
@@ -143,8 +122,19 @@ impl RocksDisk {
 /// Opens the event DB. One that is lost is set aside, whole, and an empty one takes its place:
 /// the log brings back what it still holds, and peers the rest (RULES 35).
 fn open_events(home: &Directory, memory: &Memory) -> Result<DB, StoreError> {
+    let events = find_events(home, memory)?;
+    for family in Family::sharded() {
+        events
+            .set_options_cf(handle(&events, family), &RANGE_DELETIONS)
+            .map_err(|error| failed(&error))?;
+    }
+    Ok(events)
+}
+
+fn find_events(home: &Directory, memory: &Memory) -> Result<DB, StoreError> {
     let open = || {
         let families = Family::ALL.map(|family| memory.event_family(family));
+        let families = families.into_iter().chain([memory.unused_family()]);
         DB::open_cf_descriptors(&memory.events(), home.events(), families)
     };
     let condemned = home.events_condemned()?;
@@ -159,6 +149,38 @@ fn open_events(home: &Directory, memory: &Memory) -> Result<DB, StoreError> {
     }
     home.set_events_aside()?;
     open().map_err(|error| StoreError::Io(format!("making an event DB: {error}")))
+}
+
+/// A batch of a database that is no more.
+fn replaced() -> StoreError {
+    StoreError::Damaged {
+        what: "the event DB was replaced".to_owned(),
+    }
+}
+
+/// Returns when nobody uses a database any more and it is closed.
+fn closed(mut db: Arc<DB>) -> Result<(), StoreError> {
+    let (_keep, never) = std::sync::mpsc::channel::<()>();
+    for _ in 0..CLOSED_LOOKS {
+        match Arc::try_unwrap(db) {
+            Ok(db) => {
+                drop(db);
+                return Ok(());
+            },
+            Err(used) => db = used,
+        }
+        // Nobody sends: it only waits.
+        never.recv_timeout(CLOSED_LOOK_EVERY).ok();
+    }
+    Err(StoreError::Io(
+        "the damaged event DB is still in use".to_owned(),
+    ))
+}
+
+fn without_wal() -> WriteOptions {
+    let mut options = WriteOptions::default();
+    options.disable_wal(true);
+    options
 }
 
 /// Whether a database does not open because its files are not what was written, or are gone; not
@@ -239,13 +261,14 @@ impl Home for RocksDisk {
 
 impl Reads for RocksDisk {
     fn get(&self, family: Family, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        self.events
-            .get_cf(handle(&self.events, family), key)
+        let events = self.events();
+        events
+            .get_cf(handle(&events, family), key)
             .map_err(|error| failed(&error))
     }
 
     fn scan(&self, family: Family, range: &KeyRange, visit: Visit<'_>) -> Result<(), StoreError> {
-        scan_in(&self.events, family, range, visit)
+        scan_in(&self.events(), family, range, visit)
     }
 }
 
@@ -279,7 +302,7 @@ impl Disk for RocksDisk {
     type EventBatch = RocksBatch;
 
     fn log_batch(&self) -> RocksBatch {
-        RocksBatch::new(&self.log)
+        RocksBatch::new(self.log.clone(), 0)
     }
 
     fn log_write(&self, batch: RocksBatch) -> Result<(), StoreError> {
@@ -328,20 +351,42 @@ impl Disk for RocksDisk {
     }
 
     fn event_batch(&self) -> RocksBatch {
-        RocksBatch::new(&self.events)
+        let events = self.events.read().expect(LOCK);
+        let db = events.db.clone();
+        let db = db.expect("the process ends when the event DB cannot be replaced");
+        RocksBatch::new(db, events.generation)
     }
 
     fn event_write(&self, batch: RocksBatch) -> Result<(), StoreError> {
-        self.events
-            .write_without_wal(batch.batch)
-            .map_err(|error| self.events_failed(&error))
+        let RocksBatch {
+            db,
+            generation,
+            batch,
+            ..
+        } = batch;
+        // Whoever replaces the database waits until nobody has it.
+        drop(db);
+        let events = self.events.read().expect(LOCK);
+        let current = events
+            .db
+            .as_ref()
+            .filter(|_| events.generation == generation);
+        let Some(db) = current else {
+            return Err(replaced());
+        };
+        let written = db.write_without_wal(batch);
+        written.map_err(|error| self.events_failed(&error))
     }
 
     fn event_flush(&self) -> Result<(), StoreError> {
+        // A database that has stopped says so to any write, one of nothing too. It must not be
+        // asked to flush: each try would stand in front of its own recovery.
+        self.event_write(self.event_batch())?;
         let mut options = FlushOptions::default();
         options.set_wait(true);
-        let families = Family::ALL.map(|family| handle(&self.events, family));
-        self.events
+        let events = self.events();
+        let families = Family::ALL.map(|family| handle(&events, family));
+        events
             .flush_cfs_opt(&families, &options)
             .map_err(|error| self.events_failed(&error))
     }
@@ -349,6 +394,29 @@ impl Disk for RocksDisk {
     fn space(&self) -> Result<(u64, u64), StoreError> {
         let (total, available) = self.home.space()?;
         Ok((total, available.saturating_sub(self.reserve)))
+    }
+
+    fn left(&self) -> Result<Left, StoreError> {
+        let (_, bytes) = self.home.space()?;
+        if bytes >= 2 * self.reserve {
+            // All memtables together are less than this: no need to ask.
+            let log = self.reserve / 2;
+            return Ok(Left { bytes, log });
+        }
+        let in_memory = LogFamily::ALL.map(|family| {
+            let family = handle(&self.log, family);
+            let size = self.log.property_int_value_cf(family, IN_MEMORY);
+            size.map(Option::unwrap_or_default)
+        });
+        let mut log = self.manifest;
+        for size in in_memory {
+            log += size.map_err(|error| failed(&error))?;
+        }
+        Ok(Left { bytes, log })
+    }
+
+    fn memory(&self) -> (usize, usize) {
+        self.memory.used_of()
     }
 
     fn ballast(&self) -> u64 {
@@ -368,12 +436,43 @@ impl Disk for RocksDisk {
                 self.log.compact_range_cf(family, start, end);
             },
             Freed::Events => {
+                let events = self.events();
                 for family in Family::sharded() {
-                    let family = handle(&self.events, family);
-                    self.events.compact_range_cf(family, start, end);
+                    let family = handle(&events, family);
+                    events.compact_range_cf(family, start, end);
                 }
             },
         }
+        Ok(())
+    }
+
+    fn generation(&self) -> u64 {
+        self.events.read().expect(LOCK).generation
+    }
+
+    fn replace_events(&self, keep: &[(Family, Vec<u8>)]) -> Result<(), StoreError> {
+        let mut events = self.events.write().expect(LOCK);
+        let old = events.db.take();
+        let old = old.ok_or_else(|| StoreError::Io("there is no event DB".to_owned()))?;
+        let mut kept = Vec::new();
+        for (family, key) in keep {
+            let value = old.get_cf(handle(&old, *family), key);
+            kept.push((family, key, value.map_err(|error| failed(&error))?));
+        }
+        closed(old)?;
+        let new = open_events(&self.home, &self.memory)?;
+        for (family, key, value) in kept {
+            if let Some(value) = value {
+                let family = handle(&new, *family);
+                let put = new.put_cf_opt(family, key, value, &without_wal());
+                put.map_err(|error| failed(&error))?;
+            }
+        }
+        new.flush_cf(handle(&new, Family::Applied))
+            .map_err(|error| failed(&error))?;
+        self.home.sync()?;
+        events.db = Some(Arc::new(new));
+        events.generation += 1;
         Ok(())
     }
 
@@ -386,7 +485,8 @@ impl Disk for RocksDisk {
     }
 
     fn frozen(&self, read: &mut dyn FnMut(&dyn Reads)) {
-        let db: &DB = &self.events;
+        let events = self.events();
+        let db: &DB = &events;
         read(&Frozen {
             db,
             snapshot: db.snapshot(),
@@ -396,7 +496,10 @@ impl Disk for RocksDisk {
 
 #[cfg(test)]
 mod tests {
+    use rocksdb::ColumnFamily;
+
     use super::*;
+    use crate::disk::Batch;
 
     /// Block cache and memtables of both databases come out of one budget.
     #[test]
@@ -410,7 +513,8 @@ mod tests {
             usize::try_from(value.unwrap().unwrap()).unwrap()
         };
         let log = |what| ask(&disk.log, handle(&disk.log, LogFamily::Log), what);
-        let events = |what| ask(&disk.events, handle(&disk.events, Family::Events), what);
+        let db = disk.events();
+        let events = |what| ask(&db, handle(&db, Family::Events), what);
         assert_eq!(log("block-cache-capacity"), 24 << 20);
         assert_eq!(events("block-cache-capacity"), 24 << 20);
         let used = || {

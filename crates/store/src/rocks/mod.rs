@@ -8,12 +8,13 @@
 //! DIR/events/     the event DB: no WAL, flushed
 //! DIR/BALLAST     room that is given up when the disk is nearly full
 //! DIR/incoming/   snapshots that are arriving; removed at open
-//! DIR/events-damaged/  an event DB that did not open; kept until the next one
+//! DIR/events-damaged/  an event DB that was damaged as a whole; kept until the next one
 //! DIR/retired-N-n what a quarantined node left; kept until the next one
 //! ```
 //!
 //! Never: logic. What is written when, and what an open must find, stands in `engine`.
 
+mod batch;
 mod disk;
 mod home;
 mod options;

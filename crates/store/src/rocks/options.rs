@@ -49,6 +49,11 @@ impl Memory {
         })
     }
 
+    /// Bytes that are used, and how many there are. Memtables are charged to the cache.
+    pub(crate) fn used_of(&self) -> (usize, usize) {
+        (self.cache.get_usage(), self.sizes.memory)
+    }
+
     fn common(&self) -> Options {
         let mut options = Options::default();
         options.create_if_missing(true);
@@ -82,6 +87,15 @@ impl Memory {
         options.set_target_file_size_base(bytes(self.sizes.memtable));
         options.set_max_bytes_for_level_base(bytes(4 * self.sizes.memtable));
         options.set_max_compaction_bytes(bytes(self.sizes.compaction * self.sizes.memtable));
+    }
+
+    /// The family that every database has, and that nothing is written to. RocksDB goes on after
+    /// the end of a disk only when the largest memtable of any family has room: its default, 64
+    /// MiB, may be more than a small disk has in all.
+    pub(crate) fn unused_family(&self) -> ColumnFamilyDescriptor {
+        let mut options = Options::default();
+        self.levels(&mut options);
+        ColumnFamilyDescriptor::new(rocksdb::DEFAULT_COLUMN_FAMILY_NAME, options)
     }
 
     /// The log DB.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::{Bound, ControlFlow};
 use std::sync::{Arc, Weak};
 
-use crate::disk::{Batch, Disk, Freed, Pair, Reads, Scratch, Visit};
+use crate::disk::{Batch, Disk, Freed, Left, Pair, Reads, Scratch, Visit};
 use crate::engine::Core;
 use crate::error::StoreError;
 use crate::identity::Home;
@@ -155,9 +155,15 @@ pub(crate) struct State {
     pub(crate) fail_next_sync: bool,
     pub(crate) fail_next_flush: bool,
     pub(crate) syncs: u64,
+    /// Syncs answer Ok and sync nothing.
+    pub(crate) lies: bool,
+    /// See [`crate::Store::waits`].
+    pub(crate) never_waits: bool,
     /// Bytes of the file system and what others use of them; nothing: endless.
     pub(crate) file_system: (u64, u64),
     pub(crate) ballast: u64,
+    /// What is left for writes; `None`: no end of it.
+    pub(crate) room: Option<u64>,
     pub(crate) driver: Option<Weak<dyn Driver>>,
 }
 
@@ -362,7 +368,9 @@ impl Slots for Handle {
             state.slot_pending = Some((side, bytes.to_vec()));
             state.sync()?;
             state.slot_pending = None;
-            state.slots.insert(side, bytes.to_vec());
+            if !state.lies {
+                state.slots.insert(side, bytes.to_vec());
+            }
             Ok(())
         })
     }
@@ -440,6 +448,10 @@ impl Disk for Handle {
     type LogBatch = SimBatch<LogFamily>;
     type EventBatch = SimBatch<Family>;
 
+    fn waits(&self) -> bool {
+        !self.disk.lock().never_waits
+    }
+
     fn log_batch(&self) -> Self::LogBatch {
         SimBatch::new()
     }
@@ -448,7 +460,9 @@ impl Disk for Handle {
         self.with(|state| {
             state.log.write(batch);
             state.sync()?;
-            state.log.sync();
+            if !state.lies {
+                state.log.sync();
+            }
             Ok(())
         })
     }
@@ -500,7 +514,9 @@ impl Disk for Handle {
             if std::mem::take(&mut state.fail_next_flush) {
                 return Err(StoreError::Io("injected: the flush failed".into()));
             }
-            state.events.sync();
+            if !state.lies {
+                state.events.sync();
+            }
             Ok(())
         })
     }
@@ -513,6 +529,17 @@ impl Disk for Handle {
                 total.saturating_sub(used.saturating_add(state.ballast)),
             ))
         })
+    }
+
+    fn left(&self) -> Result<Left, StoreError> {
+        self.with(|state| {
+            let bytes = state.room.unwrap_or(u64::MAX);
+            Ok(Left { bytes, log: 0 })
+        })
+    }
+
+    fn memory(&self) -> (usize, usize) {
+        (0, 0)
     }
 
     fn ballast(&self) -> u64 {
@@ -528,6 +555,14 @@ impl Disk for Handle {
 
     fn reclaim(&self, _freed: Freed, _range: &KeyRange) -> Result<(), StoreError> {
         Ok(())
+    }
+
+    fn generation(&self) -> u64 {
+        0
+    }
+
+    fn replace_events(&self, _keep: &[(Family, Vec<u8>)]) -> Result<(), StoreError> {
+        Err(StoreError::Io("this disk has no compactions".into()))
     }
 
     fn scratch(&self, _name: &str) -> Result<Box<dyn Scratch>, StoreError> {

@@ -13,6 +13,7 @@
 //! - **Bytes rot** ([`SimDisk::damage`]): one byte of a stored value flips.
 //! - **The disk goes back in time** ([`SimDisk::image`], [`SimDisk::restore_log`]): what was
 //!   synced is gone, as after a restored volume or a drive that lied. The watermark must tell.
+//! - **The drive lies** ([`SimDisk::lie`]): a sync says Ok and does nothing.
 //! - **The disk is slow** ([`SimDisk::hold`]): operations wait until [`SimDisk::step`] or
 //!   [`SimDisk::release`]; a crash meanwhile loses them.
 //!
@@ -24,7 +25,8 @@
 //! so `done` is called before `append` returns, on the caller's thread; if another thread is
 //! running the writer just then, that one takes it along. A flush that is due by bytes happens
 //! inside `write`; by age there is none. With one calling thread everything is deterministic.
-//! The reader of a snapshot is a thread, but what it reads is frozen.
+//! The reader of a snapshot is a thread, but what it reads is frozen. On a disk that never waits
+//! ([`SimDisk::never_wait`]) those above do not hand the work to threads either.
 //! [`SimStore::open_threaded`] has the real store's threads instead.
 
 mod disk;
@@ -59,6 +61,8 @@ pub enum Damage {
     Rows,
     /// The last applied row.
     Applied,
+    /// The first applied row.
+    AppliedHead,
     /// One slot of the watermark: the first or the second.
     Slot(bool),
     /// The file IDENTITY.
@@ -98,6 +102,18 @@ impl SimDisk {
         self.lock().fail_next_flush = true;
     }
 
+    /// From now on syncs and flushes answer Ok and make nothing durable, as a drive does that only
+    /// says so. For a test of tests: what was acked is lost with the next crash.
+    pub fn lie(&self) {
+        self.lock().lies = true;
+    }
+
+    /// From now on no call waits, and whoever uses the store may do so on its only thread; see
+    /// [`Store::waits`]. A held disk is still slow: who asked hears of it later.
+    pub fn never_wait(&self) {
+        self.lock().never_waits = true;
+    }
+
     /// Syncs of log and watermark that succeeded so far.
     pub fn syncs(&self) -> u64 {
         self.lock().syncs
@@ -131,6 +147,12 @@ impl SimDisk {
         }
     }
 
+    /// From now on a write or flush that needs more than so many bytes waits until there is room
+    /// (`None`: no end of it). For stores with threads: the others cannot wait, and answer errors.
+    pub fn set_room(&self, bytes: Option<u64>) {
+        self.lock().room = bytes;
+    }
+
     /// Bytes of the ballast.
     pub fn ballast(&self) -> u64 {
         self.lock().ballast
@@ -154,6 +176,7 @@ impl SimDisk {
             Damage::Events => state.events.last_value(Family::Events),
             Damage::Rows => state.events.last_value(Family::Rows),
             Damage::Applied => state.events.last_value(Family::Applied),
+            Damage::AppliedHead => state.events.first_value(Family::Applied),
             Damage::Slot(first) => state.slots.get_mut(&if first { Side::A } else { Side::B }),
             Damage::Identity => state.identity.as_mut(),
             Damage::EventDb => None,

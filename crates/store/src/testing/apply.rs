@@ -2,14 +2,15 @@
 
 use bytes::Bytes;
 use everwire_core::clock::Timestamp;
-use everwire_core::event::{MessageStatus, PartKind, Role};
+use everwire_core::control::InputRef;
+use everwire_core::event::{Author, MessageStatus, PartKind, ParticipantKind, Role};
 use everwire_core::ids::{
     InputId, Key, MessageId, Namespace, PartId, ParticipantId, RunId, SessionName, SessionNo, Slot,
 };
 use everwire_core::position::{Offset, RunEpoch, Seq};
 use everwire_core::row::{
     BatchRow, EpochRow, InputRow, KeyRow, MessageRow, NameRow, PartRow, Row, RowKey, RowRange,
-    RunRow, RunState, SessionKey, TimerKind, TimerRow,
+    RunRow, RunState, SessionKey, TimerKind, TimerRow, TombstoneRow,
 };
 use everwire_proto::{storage, storage_v1};
 
@@ -60,13 +61,12 @@ pub(super) fn rows_of(session: SessionKey) -> Vec<(RowKey, Row)> {
             Row::Run(RunRow {
                 state: RunState::Cancelled,
                 run_epoch: epoch,
-                writer: ann.clone(),
-                input: Some(input.clone()),
-                started: offset(1),
+                input: Some(InputRef::of_anybody(input.clone())),
                 ended: Some(offset(9)),
                 epoch_closed: true,
                 open_messages: vec![message.clone()],
                 open_parts: 3,
+                ..RunRow::started(ann.clone(), offset(1))
             }),
         ),
         (
@@ -107,8 +107,22 @@ pub(super) fn rows_of(session: SessionKey) -> Vec<(RowKey, Row)> {
             }),
         ),
         (
-            RowKey::Input(session, ann.clone(), input),
-            Row::Input(InputRow { offset: offset(1) }),
+            RowKey::Input(session, ann.clone(), input.clone()),
+            Row::Input(InputRow {
+                offset: offset(1),
+                run: None,
+            }),
+        ),
+        (
+            RowKey::Tombstone(session, ann.clone(), input),
+            Row::Tombstone(TombstoneRow {
+                cancel_offset: offset(9),
+                by: Author {
+                    participant: ann.clone(),
+                    kind: ParticipantKind::User,
+                },
+                until: Timestamp(600_005),
+            }),
         ),
         (
             RowKey::Key(session, ann.clone(), key.clone()),
@@ -123,7 +137,10 @@ pub(super) fn rows_of(session: SessionKey) -> Vec<(RowKey, Row)> {
         (RowKey::LiveRun(session, run), Row::Index),
         (
             RowKey::Timer(session, Timestamp(9), TimerKind::StaleKeys),
-            Row::Timer(TimerRow { guard: 3 }),
+            Row::Timer(TimerRow {
+                guard: 3,
+                run: None,
+            }),
         ),
     ]
 }
@@ -271,7 +288,8 @@ fn scans_are_in_key_order_and_bounded(bed: &Harness) {
     let mut write = write_of(2);
     for (session, time, guard) in [(here, 30, 7), (other, 20, 8), (other, 300, 9)] {
         let key = RowKey::Timer(session, Timestamp(time), TimerKind::StaleKeys);
-        write.rows.insert(key, Some(Row::Timer(TimerRow { guard })));
+        let row = TimerRow { guard, run: None };
+        write.rows.insert(key, Some(Row::Timer(row)));
     }
     store.write(0, write).unwrap();
     let guards = |time| {
@@ -288,6 +306,9 @@ fn scans_are_in_key_order_and_bounded(bed: &Harness) {
     let live = store.scan(RowRange::LiveRuns(here), 99).unwrap();
     let runs = ["r1", "r10", "r2"].map(|run| RowKey::LiveRun(here, RunId::parse(run).unwrap()));
     assert_eq!(live, runs);
+    let runs = ["r1", "r10", "r2"].map(|run| (here, RunId::parse(run).unwrap()));
+    assert_eq!(store.live_runs(0).unwrap(), runs);
+    assert_eq!(store.live_runs(1).unwrap(), []);
     assert!(store.scan(RowRange::LiveRuns(other), 9).unwrap().is_empty());
 }
 

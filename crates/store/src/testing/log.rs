@@ -1,8 +1,10 @@
 //! Cases of the log: append, read, truncate, purge, votes, order.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
+use everwire_core::clock::{Clock, Timestamp};
 use everwire_core::ids::{META_GROUP, NodeId};
 
 use crate::testing::{
@@ -27,6 +29,47 @@ pub(super) fn cases(make: &dyn Fn() -> Harness) {
     reads_beside_purges_and_truncations_are_whole(&make());
     a_log_is_weighed(&make());
     what_is_recorded_of_peers_rides_with_the_log(&make());
+    syncs_are_counted_and_timed(&make());
+}
+
+/// A clock that goes on by a millisecond whenever somebody looks at it.
+#[derive(Default)]
+struct Ticking(AtomicU64);
+
+impl Clock for Ticking {
+    fn now(&self) -> Timestamp {
+        Timestamp(0)
+    }
+
+    fn elapsed(&self) -> Duration {
+        Duration::from_millis(self.0.fetch_add(1, Ordering::SeqCst))
+    }
+}
+
+fn syncs_are_counted_and_timed(bed: &Harness) {
+    let mut options = options();
+    options.clock = Some(Arc::new(Ticking::default()));
+    let store = bed.open(options).unwrap();
+    let before = store.meters();
+    for index in 1..=5 {
+        append(&*store, 2, vec![record(3, index, 1000)]).unwrap();
+    }
+    let meters = store.meters();
+    let syncs = meters.syncs.since(&before.syncs);
+    assert_eq!(syncs.count(), 5);
+    assert!(syncs.sum() >= Duration::from_millis(5), "{syncs:?}");
+    assert!(syncs.quantile(1) > Some(Duration::from_micros(512)));
+    let bytes = meters.sync_bytes - before.sync_bytes;
+    assert!((5_000..20_000).contains(&bytes), "{bytes}");
+    assert_eq!(meters.waiting_bytes, 0);
+    // Nothing was synced for a vote or a read.
+    let (send, told) = done();
+    store.save_vote(2, VoteRecord::default(), send);
+    answer(&told).unwrap();
+    assert_eq!(store.meters().syncs.since(&before.syncs).count(), 5);
+    store.write(2, write_of(5)).unwrap();
+    store.flush().unwrap();
+    assert!(store.meters().flushes.count() > before.flushes.count());
 }
 
 fn entries_are_readable_when_appended(bed: &Harness) {

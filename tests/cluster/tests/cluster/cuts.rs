@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use everwire_cluster_tests::load::agent;
-use everwire_cluster_tests::{Load, alone, asked_for_long};
+use everwire_cluster_tests::{Load, alone};
 use everwire_core::{Code, Draft, Key, SessionName};
 use everwire_promises::scene::input;
 use everwire_testkit::cluster::session_on;
@@ -24,9 +24,6 @@ type Cut = (&'static str, fn(&Network));
 
 #[tokio::test(flavor = "multi_thread")]
 async fn cuts_of_every_kind_stop_nobody_who_can_form_a_majority() {
-    if !asked_for_long() {
-        return;
-    }
     let _alone = alone().await;
     let Some(network) = Network::new(3) else {
         return;

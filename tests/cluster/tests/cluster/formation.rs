@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use everwire_cluster_tests::load::agent;
-use everwire_cluster_tests::{Load, alone, asked_for_long};
+use everwire_cluster_tests::{Load, alone};
 use everwire_core::ShardId;
 use everwire_testkit::Cluster;
 use everwire_testkit::cluster::session_on;
@@ -21,9 +21,6 @@ const WATCHED: Duration = Duration::from_secs(3);
 /// Nobody forms a cluster before all that are expected are there; then there is one.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cluster_forms_when_the_last_node_comes() {
-    if !asked_for_long() {
-        return;
-    }
     let _alone = alone().await;
     let mut cluster = Cluster::planned(3, everwire_testkit::Plan::default());
     let mut early = [cluster.node(1).starting(), cluster.node(2).starting()];
@@ -46,9 +43,6 @@ async fn a_cluster_forms_when_the_last_node_comes() {
 /// the others nor alone.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_lowest_node_without_its_disk_joins_and_forms_nothing() {
-    if !asked_for_long() {
-        return;
-    }
     let _alone = alone().await;
     let mut cluster = Cluster::start(3).await;
     cluster.wait_balanced(BALANCED_WITHIN).await;
@@ -75,9 +69,6 @@ async fn the_lowest_node_without_its_disk_joins_and_forms_nothing() {
 /// All are down, and the lowest comes first and with an empty disk: it waits.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_lowest_node_alone_and_without_its_disk_waits() {
-    if !asked_for_long() {
-        return;
-    }
     let _alone = alone().await;
     let mut cluster = Cluster::start(3).await;
     cluster.wait_balanced(BALANCED_WITHIN).await;
@@ -108,9 +99,6 @@ async fn the_lowest_node_alone_and_without_its_disk_waits() {
 /// are, and those who are right go on without it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_of_a_foreign_cluster_is_refused() {
-    if !asked_for_long() {
-        return;
-    }
     let _alone = alone().await;
     let mut cluster = Cluster::start(3).await;
     cluster.wait_balanced(BALANCED_WITHIN).await;
@@ -193,9 +181,6 @@ impl Authority {
 /// empty or with its place's own data.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_strangers_certificate_opens_nothing() {
-    if !asked_for_long() {
-        return;
-    }
     let _alone = alone().await;
     let folder: TempDir = everwire_testkit::process::folder();
     let (ours, strangers) = (Authority::new(), Authority::new());

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use everwire_cluster_tests::load::agent;
-use everwire_cluster_tests::{Load, alone, asked_for_long, replicas};
+use everwire_cluster_tests::{Load, alone, replicas};
 use everwire_core::{Body, Code, Draft, Key, Offset, ShardId};
 use everwire_promises::scene::input;
 use everwire_testkit::cluster::session_on;
@@ -21,9 +21,6 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(20);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_poison_command_freezes_its_session_on_all_replicas_and_no_other() {
-    if !asked_for_long() {
-        return;
-    }
     let _alone = alone().await;
     let plan = Plan {
         env: vec![("EVERWIRE_TEST_POISON".to_owned(), "1".to_owned())],

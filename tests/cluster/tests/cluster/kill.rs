@@ -3,8 +3,7 @@
 
 use std::time::Duration;
 
-use everwire_cluster_tests::load::Plan;
-use everwire_cluster_tests::{Load, alone, asked_for_long};
+use everwire_cluster_tests::{Load, alone};
 use everwire_core::ShardId;
 use everwire_testkit::cluster::shard_of;
 use everwire_testkit::machine::Quiet;
@@ -20,26 +19,24 @@ const ALL_WITHIN: Duration = Duration::from_secs(10);
 /// Acks of each session after which it has certainly gone on.
 const GOES_ON: usize = 3;
 
-/// How many kills in a row; `EVERWIRE_KILLS` for more, `make cluster` makes twenty.
+/// How many kills in a row, unless `EVERWIRE_KILLS` says otherwise.
+const KILLS: u32 = 20;
+
 fn kills() -> u32 {
     let asked = std::env::var("EVERWIRE_KILLS").ok();
-    asked.map_or(5, |asked| {
+    asked.map_or(KILLS, |asked| {
         asked.parse().expect("EVERWIRE_KILLS is a number")
     })
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn kills_of_a_leader_in_a_row_lose_nothing() {
-    if !asked_for_long() {
-        return;
-    }
     let _alone = alone().await;
     let mut cluster = Cluster::start(3).await;
     let edges = cluster.edges().await;
     cluster.wait_balanced(BALANCED_WITHIN).await;
     let quiet = Quiet::watch();
-    let plan = Plan::at(&[&edges[0].http, &edges[1].http]);
-    let load = Load::start(&cluster, &plan).await;
+    let load = Load::at(&cluster, &edges).await;
     let mut stalls = Vec::new();
     let began = Instant::now();
     for kill in 0..kills() {
@@ -72,15 +69,11 @@ async fn kills_of_a_leader_in_a_row_lose_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn all_nodes_killed_at_once_serve_again_and_have_everything() {
-    if !asked_for_long() {
-        return;
-    }
     let _alone = alone().await;
     let mut cluster = Cluster::start(3).await;
     let edges = cluster.edges().await;
     let quiet = Quiet::watch();
-    let plan = Plan::at(&[&edges[0].http, &edges[1].http]);
-    let load = Load::start(&cluster, &plan).await;
+    let load = Load::at(&cluster, &edges).await;
     let mut times = Vec::new();
     for _ in 0..2 {
         load.goes_on(500).await;
@@ -102,14 +95,11 @@ async fn all_nodes_killed_at_once_serve_again_and_have_everything() {
 /// Both edges come back at their addresses; their readers have gone to the other one meanwhile.
 #[tokio::test(flavor = "multi_thread")]
 async fn each_node_and_each_edge_killed_in_turn() {
-    if !asked_for_long() {
-        return;
-    }
     let _alone = alone().await;
     let mut cluster = Cluster::start(3).await;
-    let [first, second] = cluster.edges().await;
-    let plan = Plan::at(&[&first.http, &second.http]);
-    let load = Load::start(&cluster, &plan).await;
+    let edges = cluster.edges().await;
+    let load = Load::at(&cluster, &edges).await;
+    let [first, second] = edges;
     for node in 0..3 {
         load.goes_on_everywhere(Instant::now(), 1, GOES_ON_WITHIN)
             .await;

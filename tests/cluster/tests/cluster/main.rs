@@ -7,12 +7,21 @@
 
 #![expect(clippy::indexing_slicing, reason = "what is not there fails the test")]
 
+mod behind;
 mod cuts;
+mod damaged_rows;
+mod disk_full;
 mod formation;
 mod frozen;
 mod fsync;
+mod handover;
 mod kill;
+mod leases;
+mod regressed;
+mod replace;
 mod rolling_restart;
 mod sigstop;
 mod streams;
 mod times;
+mod versions;
+mod watched;

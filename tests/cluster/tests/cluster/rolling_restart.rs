@@ -1,7 +1,6 @@
 //! Everything is restarted as for an upgrade, one after the other, while everybody works.
 
-use everwire_cluster_tests::load::Plan;
-use everwire_cluster_tests::{Load, alone, asked_for_long};
+use everwire_cluster_tests::{Load, alone};
 use everwire_testkit::machine::Quiet;
 use everwire_testkit::{Cluster, say};
 use tokio::time::Instant;
@@ -13,15 +12,11 @@ const STALL_MAX: std::time::Duration = std::time::Duration::from_secs(1);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rolling_restart_of_all_nodes_and_both_edges_is_not_noticed() {
-    if !asked_for_long() {
-        return;
-    }
     let _alone = alone().await;
     let mut cluster = Cluster::start(3).await;
     let edges = cluster.edges().await;
     cluster.wait_balanced(BALANCED_WITHIN).await;
-    let plan = Plan::at(&[&edges[0].http, &edges[1].http]);
-    let load = Load::start(&cluster, &plan).await;
+    let load = Load::at(&cluster, &edges).await;
     load.goes_on_everywhere(Instant::now(), 5, GOES_ON_WITHIN)
         .await;
     let quiet = Quiet::watch();

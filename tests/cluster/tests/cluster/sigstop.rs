@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use everwire_cluster_tests::load::{Plan, agent};
-use everwire_cluster_tests::{Load, alone, asked_for_long, replicas};
+use everwire_cluster_tests::load::agent;
+use everwire_cluster_tests::{Load, alone, replicas};
 use everwire_core::Offset;
 use everwire_testkit::Cluster;
 use everwire_testkit::cluster::shard_of;
@@ -20,16 +20,12 @@ const STALL_MAX: Duration = Duration::from_secs(10);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_leader_that_is_stopped_for_half_a_minute_is_no_leader_afterwards() {
-    if !asked_for_long() {
-        return;
-    }
     let _alone = alone().await;
     let mut cluster = Cluster::start(3).await;
     let edges = cluster.edges().await;
     let leaders = cluster.wait_balanced(BALANCED_WITHIN).await;
     let quiet = Quiet::watch();
-    let plan = Plan::at(&[&edges[0].http, &edges[1].http]);
-    let load = Load::start(&cluster, &plan).await;
+    let load = Load::at(&cluster, &edges).await;
     load.goes_on(300).await;
 
     let victim = 1;

@@ -8,7 +8,7 @@ use everwire_client::adapter::{Adapter, Format};
 use everwire_client::{Client, Publisher};
 use everwire_cluster_tests::load::agent;
 use everwire_cluster_tests::reading::{Arrival, Read, longest_gap};
-use everwire_cluster_tests::{Reading, alone, asked_for_long, replicas};
+use everwire_cluster_tests::{Reading, alone, replicas};
 use everwire_core::{MessageId, Offset, RunId, SessionName, ShardId};
 use everwire_promises::log::assert_is;
 use everwire_promises::{History, Kind};
@@ -153,9 +153,6 @@ impl Streams {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_recording_survives_the_kill_of_its_leader_byte_for_byte() {
-    if !asked_for_long() {
-        return;
-    }
     let _alone = alone().await;
     let mut cluster = Cluster::start(3).await;
     let edges = cluster.edges().await;

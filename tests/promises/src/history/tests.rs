@@ -22,6 +22,21 @@ fn part() -> PartId {
     PartId::parse("p1").expect("a good name")
 }
 
+fn started() -> Body {
+    Body::RunStarted {
+        input: None,
+        parent: None,
+        meta: None,
+    }
+}
+
+fn stop() -> Body {
+    Body::SignalCancel {
+        target: everwire_core::Target::Run(run()),
+        grace_ms: None,
+    }
+}
+
 fn event(offset: u64, seq: Option<u64>, body: Body) -> Event {
     Event {
         offset: at(offset),
@@ -101,12 +116,12 @@ fn sound() -> World {
         data: None,
     };
     let mut log = vec![
-        event(1, None, Body::RunStarted { input: None }),
+        event(1, None, started()),
         event(2, Some(1), start),
         event(3, Some(2), open),
     ];
     log.extend((0..4).map(|n| delta(4 + n, 3 + n, 3 * n)));
-    log.push(event(8, None, Body::SignalCancel { run: run() }));
+    log.push(event(8, None, stop()));
     let cancel_offset = at(8);
     log.push(event(9, None, Body::RunCancelled { cancel_offset }));
 

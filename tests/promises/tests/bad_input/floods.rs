@@ -354,7 +354,8 @@ async fn bytes_that_are_no_message_are_malformed() {
     for draft in [
         v1::Draft::default(),
         crate::draft(v1::draft::Body::SignalCancel(v1::SignalCancel {
-            run: "r".to_owned(),
+            target: Some(v1::signal_cancel::Target::Run("r".to_owned())),
+            graceful_ms: 0,
         })),
         crate::draft(v1::draft::Body::RunStarted(v1::RunStarted::default())),
         crate::draft(v1::draft::Body::RunCompleted(v1::RunCompleted {})),

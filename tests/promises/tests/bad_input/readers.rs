@@ -102,6 +102,7 @@ async fn nor_is_it_made_by_a_call() {
         session: session(),
         run: "r".to_owned(),
         key: "k".to_owned(),
+        ..v1::CancelRequest::default()
     };
     let codes = [
         grpc::code(

@@ -122,11 +122,21 @@ async fn calls_on_runs(house: &House, token: &str, session: String) -> Answers {
         ..v1::StartRequest::default()
     };
     let (session, run, key) = place();
-    let claim = v1::ClaimRequest { session, run, key };
+    let claim = v1::ClaimRequest {
+        session,
+        run,
+        key,
+        ..v1::ClaimRequest::default()
+    };
     let (session, run, _) = place();
     let get = v1::GetRequest { session, run };
     let (session, run, key) = place();
-    let cancel = v1::CancelRequest { session, run, key };
+    let cancel = v1::CancelRequest {
+        session,
+        run,
+        key,
+        ..v1::CancelRequest::default()
+    };
     let (session, run, _) = place();
     let append = v1::AppendRequest {
         session,
@@ -148,6 +158,7 @@ async fn calls_on_runs(house: &House, token: &str, session: String) -> Answers {
             "Runs.Claim",
             said(runs.claim(grpc::with(token, claim)).await),
         ),
+        ("Runs.Heartbeat", heartbeat(house, token, &name).await),
         ("Runs.Get", said(runs.get(grpc::with(token, get)).await)),
         (
             "Publish.Append",
@@ -162,6 +173,17 @@ async fn calls_on_runs(house: &House, token: &str, session: String) -> Answers {
             said(signals.cancel(grpc::with(token, cancel)).await),
         ),
     ]
+}
+
+async fn heartbeat(house: &House, token: &str, session: &str) -> &'static str {
+    let request = v1::HeartbeatRequest {
+        session: session.to_owned(),
+        run: "r".to_owned(),
+        run_epoch: 1,
+        ..v1::HeartbeatRequest::default()
+    };
+    let mut runs = RunsClient::new(house.channel.clone());
+    said(runs.heartbeat(grpc::with(token, request)).await)
 }
 
 /// The same over HTTP and as a socket's first frame.

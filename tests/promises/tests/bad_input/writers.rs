@@ -41,6 +41,7 @@ async fn cancel(
         session: "s".to_owned(),
         run: run.to_owned(),
         key: key.to_owned(),
+        ..v1::CancelRequest::default()
     };
     let mut signals = SignalsClient::new(house.channel.clone());
     Ok(signals

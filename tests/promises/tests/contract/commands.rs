@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 
 use everwire_testkit::process::{command, fixed_addr, json_lines};
-use everwire_testkit::{root, run, tokens};
+use everwire_testkit::{root, run, run_with_input, tokens};
 use serde_json::Value;
 
-use crate::{Dev, assert_refused, fields, object, page, stdout};
+use crate::{Dev, RULES, assert_refused, fields, object, page, stdout};
 
 /// A row of the page's table: the command and the options that it names.
 #[derive(Debug)]
@@ -211,10 +211,10 @@ async fn what_is_not_there_yet_is_a_usage_error() {
         "bench",
         "node --seeds a,b",
         "node --peer 127.0.0.1:1",
-        "cancel s --all",
-        "cancel s --subtree r",
-        "cancel s --input i",
-        "cancel s --run r --graceful 5",
+        "cancel s --all --run r",
+        "cancel s --run r --input-by ann",
+        "cancel s --all --expect running",
+        "cancel s --run r --graceful 30001",
         "tail s --form assembled",
         "tail",
         "publish s --run-epoch 1",
@@ -294,20 +294,58 @@ async fn the_version_says_the_commit() {
 
 #[tokio::test]
 async fn status_and_limits_have_their_shapes() {
-    let dev = Dev::start().await;
+    let dev = Dev::start_raised().await;
     let status = object(&dev.done(&["status", "--json"]).await);
-    assert_eq!(fields(&status), ["cluster", "nodes", "shards", "version"]);
+    let names = ["cluster", "metadata_rules", "nodes", "shards", "version"];
+    assert_eq!(fields(&status), names);
+    assert_eq!(status["metadata_rules"], RULES);
     let of = |name: &str| status[name].as_array().expect("a list").clone();
     assert_eq!(of("nodes").len(), 1);
     for node in of("nodes") {
-        assert_eq!(fields(&node), ["addr", "alive", "id"]);
+        let names = [
+            "addr", "alive", "holds", "id", "leads", "leaving", "metadata", "meters", "name",
+            "rules",
+        ];
+        assert_eq!(fields(&node), names);
+        assert_eq!(node["rules"], RULES);
+        assert_eq!(
+            (&node["leads"], &node["holds"]),
+            (&of("shards").len().into(), &of("shards").len().into())
+        );
+        assert_eq!(
+            (&node["metadata"], &node["leaving"]),
+            (&"leader".into(), &false.into())
+        );
+        let names = [
+            "disk_available",
+            "disk_total",
+            "elections",
+            "queued_bytes",
+            "sync_p50_us",
+            "sync_p99_us",
+            "syncs",
+        ];
+        assert_eq!(fields(&node["meters"]), names);
+        assert!(node["meters"]["disk_total"].as_u64() > node["meters"]["disk_available"].as_u64());
+        assert!(node["meters"]["syncs"].as_u64() > Some(0), "{node}");
         assert_eq!(node["addr"], Value::from(dev.server.grpc.as_str()));
         assert_eq!(node["alive"], Value::from(true));
     }
     assert!(!of("shards").is_empty());
     for shard in of("shards") {
-        let names = ["applied", "committed", "id", "leader", "replicas", "term"];
+        let names = [
+            "applied",
+            "committed",
+            "followers",
+            "id",
+            "lag",
+            "leader",
+            "replicas",
+            "rules",
+            "term",
+        ];
         assert_eq!(fields(&shard), names);
+        assert_eq!(shard["rules"], RULES);
         assert_eq!(shard["leader"], of("nodes")[0]["id"]);
         assert_eq!(shard["applied"], shard["committed"], "{shard}");
     }
@@ -385,6 +423,36 @@ async fn commands_find_their_server_and_their_token() {
             crate::stderr(&output)
         );
         assert_eq!(object(&output)["session"], "s");
+    }
+}
+
+/// A command is right when some node of those that it was told lives, whichever it asks first.
+#[tokio::test]
+async fn commands_go_around_a_dead_node() {
+    let dev = Dev::start().await;
+    let (dead, silent) = (fixed_addr(), fixed_addr());
+    let addrs = format!("{dead},{},{silent}", dev.server.grpc);
+    // Which address is asked first is chosen by chance.
+    for round in 0..4 {
+        for (args, input) in [
+            ("session create s", ""),
+            ("session show s", ""),
+            ("session list", ""),
+            ("publish s --run r1 --keep-open", "hello\n"),
+            ("tail s --json", ""),
+            ("cancel s --run r1", ""),
+            ("status --json", ""),
+            ("session delete s", ""),
+        ] {
+            let words: Vec<_> = args.split(' ').collect();
+            let output = run_with_input(&addrs, &dev.token, &words, input).await;
+            assert_eq!(
+                output.status.code(),
+                Some(0),
+                "{round} {args}: {}",
+                crate::stderr(&output)
+            );
+        }
     }
 }
 

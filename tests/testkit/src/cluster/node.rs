@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use nix::sys::signal::Signal;
+use nix::unistd::Pid;
 
 use super::text;
 use crate::network::Host;
@@ -105,6 +106,14 @@ impl Node {
         self.paused = false;
     }
 
+    /// The id of its process.
+    pub fn pid(&self) -> Pid {
+        let server = self.server.as_ref();
+        server
+            .unwrap_or_else(|| panic!("{} is down", self.name))
+            .pid()
+    }
+
     /// The process, to end it.
     pub(super) fn take(&mut self) -> Server {
         self.paused = false;
@@ -120,6 +129,22 @@ impl Node {
     pub async fn start(&mut self) {
         let server = self.starting().ready().await;
         self.server = Some(server);
+    }
+
+    /// Whether its process has ended by itself.
+    pub fn has_ended(&mut self) -> bool {
+        self.server.as_mut().is_some_and(Server::has_ended)
+    }
+
+    /// Starts it if it is down or has ended by itself, again and again until it is ready: what
+    /// supervises a process does the same.
+    pub async fn supervise(&mut self) {
+        if self.has_ended() {
+            self.server = None;
+        }
+        while self.server.is_none() {
+            self.server = self.starting().ready_unless_ended().await;
+        }
     }
 
     /// Takes over a process of [`Node::starting`] that has become ready.

@@ -107,14 +107,19 @@ impl Cluster {
         self.nodes.iter().position(|ours| ours.grpc == node.addr)
     }
 
-    /// A node's id, as the cluster has it now.
+    /// A node's id, as the cluster has it now; waits until it has one and is alive.
     pub async fn id_of(&self, number: usize) -> NodeId {
-        let status = self.status().await;
         let addr = self.grpc(number);
-        let mut alive = status.nodes.iter().filter(|node| node.alive);
-        let node = alive.find(|node| node.addr == addr);
-        let node = node.unwrap_or_else(|| panic!("{addr} is not in {:?}", status.nodes));
-        NodeId(node.id)
+        let until = Instant::now() + Duration::from_secs(30);
+        loop {
+            let nodes = self.status().await.nodes;
+            let mut alive = nodes.iter().filter(|node| node.alive);
+            if let Some(node) = alive.find(|node| node.addr == addr) {
+                return NodeId(node.id);
+            }
+            assert!(Instant::now() < until, "{addr} is not in {nodes:?}");
+            tokio::time::sleep(ASK_EVERY).await;
+        }
     }
 
     /// The node that leads a session's shard; waits for one.

@@ -194,11 +194,17 @@ impl Node {
                     continue;
                 },
             };
-            let Ok(Some(v1::PublishStreamRequest {
-                message: Some(Request::Batch(batch)),
-            })) = message
-            else {
-                return;
+            let batch = match message {
+                Ok(Some(v1::PublishStreamRequest {
+                    message: Some(Request::Batch(batch)),
+                })) => batch,
+                Ok(Some(v1::PublishStreamRequest {
+                    message: Some(Request::Heartbeat(_)),
+                })) => {
+                    self.state().beats += 1;
+                    continue;
+                },
+                _ => return,
             };
             let bytes = payload(&batch);
             self.state().batches += 1;

@@ -40,11 +40,13 @@ impl Runs for Node {
                 },
             }
         };
+        let lease_ms = self.state().lease_ms;
         self.after(v1::StartResponse {
             session_epoch: EPOCH.into(),
             run_epoch: 1,
             offset,
             duplicate,
+            lease_ms,
         })
     }
 
@@ -61,12 +63,28 @@ impl Runs for Node {
         run.places.clear();
         let run_epoch = run.epoch;
         drop(state);
+        let lease_ms = self.state().lease_ms;
         self.after(v1::ClaimResponse {
             session_epoch: EPOCH.into(),
             run_epoch,
             offset,
             duplicate: false,
+            lease_ms,
         })
+    }
+
+    async fn heartbeat(
+        &self,
+        request: tonic::Request<v1::HeartbeatRequest>,
+    ) -> Reply<v1::HeartbeatResponse> {
+        self.admit(&request)?;
+        let request = request.into_inner();
+        let observed = request.observed_through;
+        self.state().observed.extend(observed);
+        Ok(tonic::Response::new(v1::HeartbeatResponse {
+            state: "cancelled".into(),
+            observed,
+        }))
     }
 
     async fn get(&self, request: tonic::Request<v1::GetRequest>) -> Reply<v1::GetResponse> {

@@ -1,10 +1,10 @@
 //! The model's second half: what each command answers, read out of the lists of the first.
 
-use everwire_core::command::{Appended, CancelOutcome, Duplicate, Published};
+use everwire_core::command::{Appended, Duplicate, Published, StartRun};
 use everwire_core::event::{Body, Draft, MessageStatus};
 use everwire_core::row::RunState;
 use everwire_core::{
-    Author, Code, Details, InputId, Key, MessageId, Offset, Outcome, PartId, Refusal, RunEpoch,
+    Author, Code, Details, Key, Lease, MessageId, Offset, Outcome, PartId, Refusal, RunEpoch,
     RunId, Seq,
 };
 
@@ -35,15 +35,9 @@ impl Session {
         }
     }
 
-    pub(super) fn start(
-        &mut self,
-        time: u64,
-        by: &Author,
-        run: &RunId,
-        input: Option<&InputId>,
-        key: Option<&Key>,
-    ) -> Answer {
-        let purpose = Purpose::Start(run.clone(), input.cloned());
+    pub(super) fn start(&mut self, time: u64, by: &Author, start: &StartRun) -> Answer {
+        let (run, key) = (&start.run, start.key.as_ref());
+        let purpose = Purpose::Start(start.clone());
         if let Some(used) = self.recall(time, by, key, &purpose)? {
             return Ok(self.granted(used.granted.expect("kept for grants"), used.offset, true));
         }
@@ -57,17 +51,62 @@ impl Session {
                 },
             );
         }
-        self.grant(
-            time,
-            by,
-            run,
-            RunEpoch(1),
-            Body::RunStarted {
-                input: input.cloned(),
+        if let Some(parent) = &start.parent {
+            self.check_parent(parent)?;
+        }
+        let stops = self.buried.iter().filter(|buried| {
+            let meant = start.input.as_ref();
+            buried.until >= time && meant.is_some_and(|input| input.may_be(&buried.input))
+        });
+        let stopped = stops.max_by_key(|buried| buried.offset);
+        let stopped = stopped.map(|buried| (buried.by.clone(), buried.offset));
+        let body = Body::RunStarted {
+            input: start.input.clone(),
+            parent: start.parent.clone(),
+            meta: start.meta.clone(),
+        };
+        let granted = self.grant(time, by, run, RunEpoch(1), body, key, purpose)?;
+        if let Some((by, cancel_offset)) = stopped {
+            self.stop_run(time, &by, run, cancel_offset, None);
+        }
+        Ok(granted)
+    }
+
+    fn check_parent(&self, parent: &RunId) -> Result<(), Refusal> {
+        let Some(seen) = self.seen(parent) else {
+            return bare(Code::UnknownRun);
+        };
+        match seen.end {
+            None => {},
+            Some((RunState::Cancelled, offset)) => {
+                return refuse(
+                    Code::ParentFenced,
+                    Details {
+                        cancel_offset: Some(offset),
+                        ..Details::default()
+                    },
+                );
             },
-            key,
-            purpose,
-        )
+            Some((state, _)) => {
+                return refuse(
+                    Code::WrongState,
+                    Details {
+                        state: Some(state.as_str()),
+                        ..Details::default()
+                    },
+                );
+            },
+        }
+        if self.above(parent).len() + 1 >= 16 {
+            return refuse(
+                Code::TooLarge,
+                Details {
+                    limit: Some(16),
+                    ..Details::default()
+                },
+            );
+        }
+        Ok(())
     }
 
     pub(super) fn claim(
@@ -85,7 +124,7 @@ impl Session {
             return bare(Code::UnknownRun);
         };
         Self::check_live(&seen)?;
-        if seen.writer != by.participant {
+        if seen.writer != by.participant && !seen.orphaned {
             return refuse(
                 Code::AlreadyClaimed,
                 Details {
@@ -95,6 +134,7 @@ impl Session {
             );
         }
         let epoch = RunEpoch(seen.epoch.0 + 1);
+        self.lost_at.retain(|(lost, _)| lost != run);
         self.grant(time, by, run, epoch, Body::RunClaimed, key, purpose)
     }
 
@@ -119,8 +159,102 @@ impl Session {
             session_epoch: self.epoch(),
             run_epoch,
             offset,
+            lease: Some(Lease::DEFAULT),
             duplicate,
         }
+    }
+
+    /// Whether only its writer could be told about an epoch.
+    fn check_writer(&self, by: &Author, run: &RunId, epoch: RunEpoch) -> Result<Seen, Refusal> {
+        let Some(seen) = self.seen(run) else {
+            return bare(Code::UnknownRun);
+        };
+        let writer = self.granted_to(run, epoch);
+        if writer.as_ref().unwrap_or(&seen.writer) != &by.participant {
+            return bare(Code::Denied);
+        }
+        Ok(seen)
+    }
+
+    /// Refuses an epoch that is not the run's, or was never granted.
+    fn check_epoch(&self, seen: &Seen, run: &RunId, epoch: RunEpoch) -> Result<(), Refusal> {
+        let granted = self.granted_to(run, epoch).is_some();
+        if granted && epoch >= seen.epoch {
+            return Ok(());
+        }
+        let (known, known_offset) = self.last_seq(run, epoch);
+        refuse(
+            Code::StaleEpoch,
+            Details {
+                run_epoch: Some(seen.epoch),
+                last_seq: granted.then_some(Seq(known)),
+                last_offset: granted.then_some(known_offset),
+                ..Details::default()
+            },
+        )
+    }
+
+    fn check_epilogue(
+        &self,
+        time: u64,
+        seen: &Seen,
+        run: &RunId,
+        drafts: &[Draft],
+    ) -> Result<(), Refusal> {
+        let only = drafts
+            .iter()
+            .all(|draft| matches!(draft.body, Body::RunEpilogue { .. }));
+        let grace = self.graces.iter().find(|(of, _)| of == run);
+        if only && grace.is_some_and(|(_, until)| time <= *until) {
+            return Ok(());
+        }
+        refuse(
+            Code::RunFenced,
+            Details {
+                cancel_offset: seen.end.map(|(_, offset)| offset),
+                ..Details::default()
+            },
+        )
+    }
+
+    pub(super) fn heartbeat(
+        &mut self,
+        time: u64,
+        by: &Author,
+        run: &RunId,
+        epoch: RunEpoch,
+        observed: Option<Offset>,
+    ) -> Answer {
+        let seen = self.check_writer(by, run, epoch)?;
+        if observed.is_some_and(|through| through > self.tail()) {
+            return bare(Code::Malformed);
+        }
+        self.check_epoch(&seen, run, epoch)?;
+        let session_epoch = self.epoch();
+        if let (Some((RunState::Cancelled, signal_offset)), Some(through)) = (seen.end, observed) {
+            let told = self
+                .of_run(run)
+                .any(|event| matches!(event.body, Body::SignalObserved { .. }));
+            if through >= signal_offset && !told {
+                let body = Body::SignalObserved { signal_offset };
+                let stamp = Some((run, seen.epoch, None));
+                let offset = self.add(time, by, stamp, Draft::new(body));
+                return Ok(Outcome::Renewed {
+                    session_epoch,
+                    state: RunState::Cancelled,
+                    observed: Some(offset),
+                });
+            }
+        }
+        Self::check_live(&seen)?;
+        if seen.orphaned {
+            return refuse(Code::WrongState, wrong_state(seen.state(), seen.epoch));
+        }
+        Ok(Outcome::Renewed {
+            session_epoch,
+            state: RunState::Running,
+            observed: None,
+        })
     }
 
     pub(super) fn publish(
@@ -132,15 +266,9 @@ impl Session {
         first: u64,
         drafts: &[Draft],
     ) -> Answer {
-        let Some(seen) = self.seen(run) else {
-            return bare(Code::UnknownRun);
-        };
-        // All epochs of a run belong to one participant as long as only its writer may claim.
-        if seen.writer != by.participant {
-            return bare(Code::Denied);
-        }
+        let seen = self.check_writer(by, run, epoch)?;
         let last = first + drafts.len() as u64 - 1;
-        let (known, known_offset) = self.last_seq(run, epoch);
+        let known = self.last_seq(run, epoch).0;
         let duplicate =
             (known >= first).then(|| self.duplicate(run, epoch, first, known.min(last)));
         let published = |session: &Self, appended| {
@@ -153,21 +281,14 @@ impl Session {
         if known >= last {
             return published(self, None);
         }
-        if epoch != seen.epoch {
-            let granted = epoch < seen.epoch;
-            return refuse(
-                Code::StaleEpoch,
-                Details {
-                    run_epoch: Some(seen.epoch),
-                    last_seq: granted.then_some(Seq(known)),
-                    last_offset: granted.then_some(known_offset),
-                    ..Details::default()
-                },
-            );
-        }
-        Self::check_live(&seen)?;
-        if self.closed.contains(&(run.clone(), epoch)) {
-            return refuse(Code::WrongState, wrong_state(epoch));
+        self.check_epoch(&seen, run, epoch)?;
+        if epoch == seen.epoch {
+            Self::check_live(&seen)?;
+            if seen.orphaned || self.closed.contains(&(run.clone(), epoch)) {
+                return refuse(Code::WrongState, wrong_state(seen.state(), epoch));
+            }
+        } else {
+            self.check_epilogue(time, &seen, run, drafts)?;
         }
         if first > known + 1 {
             return refuse(
@@ -204,7 +325,7 @@ impl Session {
                     details.limit = Some(64);
                 } else {
                     self.closed.push((run.clone(), epoch));
-                    details = wrong_state(epoch);
+                    details = wrong_state(RunState::Running, epoch);
                 }
                 return refuse(code, details);
             }
@@ -227,7 +348,8 @@ impl Session {
             last_offset: self.tail(),
         };
         self.batches.push((run.clone(), epoch, first, last));
-        if self.seen(run).expect("it is there").end.is_some() {
+        let end = self.seen(run).expect("it is there").end;
+        if end.is_some_and(|(_, offset)| offset.get() > length as u64) {
             self.seal(time, by, run, epoch, MessageStatus::Incomplete);
         }
         Ok(appended)
@@ -264,6 +386,7 @@ impl Session {
             Body::PartDelta { message, part, .. } | Body::PartEnd { message, part, .. } => {
                 part_is_open(message, part)
             },
+            Body::RunEpilogue { .. } => self.graces.iter().any(|(of, _)| of == run),
             _ => true,
         };
         if fits { Ok(()) } else { Err(Code::WrongState) }
@@ -313,7 +436,7 @@ impl Session {
         }
     }
 
-    fn seal(
+    pub(super) fn seal(
         &mut self,
         time: u64,
         by: &Author,
@@ -366,48 +489,5 @@ impl Session {
         let offset = self.add(time, by, None, draft.clone());
         self.keep_key(time, by, key, purpose, offset, None);
         posted(offset, false)
-    }
-
-    pub(super) fn cancel(
-        &mut self,
-        time: u64,
-        by: &Author,
-        run: &RunId,
-        key: &Key,
-        hash: u128,
-    ) -> Answer {
-        let purpose = Purpose::Cancel(run.clone(), hash);
-        let session_epoch = self.epoch();
-        let answer = |outcome, duplicate| {
-            Ok(Outcome::Cancelled {
-                session_epoch,
-                outcome,
-                duplicate,
-            })
-        };
-        if let Some(used) = self.recall(time, by, Some(key), &purpose)? {
-            return answer(
-                CancelOutcome::Applied {
-                    offset: used.offset,
-                },
-                true,
-            );
-        }
-        let Some(seen) = self.seen(run) else {
-            return answer(CancelOutcome::UnknownRun, false);
-        };
-        if let Some((state, offset)) = seen.end {
-            return answer(CancelOutcome::AlreadyTerminal { state, offset }, false);
-        }
-        let stamp = Some((run, seen.epoch, None));
-        let signal = Body::SignalCancel { run: run.clone() };
-        let offset = self.add(time, by, stamp, Draft::new(signal));
-        let cancelled = Body::RunCancelled {
-            cancel_offset: offset,
-        };
-        self.add(time, by, stamp, Draft::new(cancelled));
-        self.seal(time, by, run, seen.epoch, MessageStatus::Cancelled);
-        self.keep_key(time, by, Some(key), purpose, offset, None);
-        answer(CancelOutcome::Applied { offset }, false)
     }
 }

@@ -1,0 +1,82 @@
+//! A draft as a command line says it.
+
+use everwire_core::event::{Body, Data, Draft, MessageStatus, PartKind, Role};
+use everwire_core::{Offset, Target};
+
+use crate::step::{name, offset_of};
+use crate::words::Line;
+
+/// One draft: its kind, then what the kind needs.
+pub(crate) fn draft(line: &mut Line) -> Result<Draft, String> {
+    let kind = line.take("a kind")?;
+    let body = match kind.as_str() {
+        "message.start" => Body::MessageStart {
+            message: name(line, "a message")?,
+            role: word(line, Role::parse, Role::Assistant)?,
+        },
+        "message.end" => Body::MessageEnd {
+            message: name(line, "a message")?,
+            status: word(line, MessageStatus::parse, MessageStatus::Complete)?,
+        },
+        "part.start" => Body::PartStart {
+            message: name(line, "a message")?,
+            part: name(line, "a part")?,
+            kind: word(line, PartKind::parse, PartKind::Text)?,
+            name: None,
+            data: None,
+        },
+        "part.delta" => Body::PartDelta {
+            message: name(line, "a message")?,
+            part: name(line, "a part")?,
+            position: 0,
+            text: line.take("a text")?,
+        },
+        "part.end" => Body::PartEnd {
+            message: name(line, "a message")?,
+            part: name(line, "a part")?,
+            data: None,
+        },
+        "app" => Body::App {
+            name: line.take("a name")?,
+            data: line.take_if_any().map(Data::Json),
+        },
+        "input" => Body::Input {
+            input: name(line, "an input")?,
+            text: line.take("a text")?,
+            data: None,
+        },
+        "run.completed" => Body::RunCompleted,
+        "run.failed" => Body::RunFailed {
+            reason: line.take_if_any().unwrap_or_default(),
+        },
+        "run.epilogue" => Body::RunEpilogue {
+            data: line.take_if_any().map(Data::Json),
+        },
+        "run.started" => Body::RunStarted {
+            input: None,
+            parent: None,
+            meta: None,
+        },
+        "run.claimed" => Body::RunClaimed,
+        "run.orphaned" => Body::RunOrphaned,
+        "run.cancelled" => Body::RunCancelled {
+            cancel_offset: Offset::ZERO,
+        },
+        "signal.cancel" => Body::SignalCancel {
+            target: Target::Run(name(line, "a run")?),
+            grace_ms: None,
+        },
+        "signal.observed" => Body::SignalObserved {
+            signal_offset: offset_of(&line.take("an offset")?)?,
+        },
+        other => return Err(format!("{other} is no kind")),
+    };
+    Ok(Draft::new(body))
+}
+
+fn word<T>(line: &mut Line, parse: fn(&str) -> Option<T>, default: T) -> Result<T, String> {
+    match line.take_if_any() {
+        None => Ok(default),
+        Some(text) => parse(&text).ok_or_else(|| format!("{text} is not known here")),
+    }
+}
