@@ -486,6 +486,7 @@ impl Client {
                 .unwrap_or_default(),
             limit,
             namespace: namespace.map(|name| name.to_string()).unwrap_or_default(),
+            own_replica: false,
         };
         let call = |channel, request| async move {
             let client = AttachClient::new(channel);

@@ -80,7 +80,17 @@ pub struct Node {
 impl Node {
     /// Opens the data directory, waits until every shard has a leader and has recovered, and
     /// serves.
-    pub async fn start(mut config: NodeConfig) -> Result<Self, NodeError> {
+    pub async fn start(config: NodeConfig) -> Result<Self, NodeError> {
+        let started = Self::start_unless(config, std::future::pending()).await?;
+        Ok(started.expect("nobody stops it"))
+    }
+
+    /// The same, given up when `stop` is ready: then there is no node. When there is none, for
+    /// this reason or another, the data directory is closed again and the process may end.
+    pub async fn start_unless(
+        mut config: NodeConfig,
+        stop: impl Future<Output = ()>,
+    ) -> Result<Option<Self>, NodeError> {
         // What can be refused without touching the disk comes first.
         verifier(&config)?;
         let listener = listen(config.grpc, config.listener.take())?;
@@ -112,12 +122,16 @@ impl Node {
             peers: peers.map(|(_, peers)| peers),
             disk: Arc::new(disk),
         };
-        Self::start_in(config, place).await
+        Self::start_in(config, place, stop).await
     }
 
     /// The same on a disk and in a network of somebody's own: the simulation's. What `config` says
     /// about addresses, peers and the data directory is not used.
-    pub async fn start_in(config: NodeConfig, place: Place) -> Result<Self, NodeError> {
+    pub async fn start_in(
+        config: NodeConfig,
+        place: Place,
+        stop: impl Future<Output = ()>,
+    ) -> Result<Option<Self>, NodeError> {
         let verifier = verifier(&config)?;
         let tls = config.tls.as_ref().map(server::tls).transpose()?;
         let Place {
@@ -144,8 +158,11 @@ impl Node {
                 scrub_every: config.scrub_every,
                 rules: config.rules,
             },
-        )
-        .await?;
+            stop,
+        );
+        let Some(shards) = shards.await? else {
+            return Ok(None);
+        };
         let identity = shards.identity().clone();
 
         let context = Arc::new(Context {
@@ -162,17 +179,24 @@ impl Node {
         tokio::spawn(map::refresh(Arc::downgrade(&context)));
         let cut = CancellationToken::new();
         let health = HealthReporter::new();
-        let server = server::serve(Arc::clone(&context), incoming, tls, &health, cut.clone())?;
+        let server = match server::serve(context.clone(), incoming, tls, &health, cut.clone()) {
+            Ok(server) => server,
+            Err(error) => {
+                context.shards.shutdown().await;
+                release(context).await;
+                return Err(error);
+            },
+        };
         server::set_health(&health, ServingStatus::Serving).await;
         tracing::info!(addr = %grpc_addr, cluster = context.cluster, "node serves");
-        Ok(Self {
+        Ok(Some(Self {
             grpc_addr,
             peer_addr,
             context,
             health,
             cut,
             server,
-        })
+        }))
     }
 
     /// Where gRPC is served; the real port if port 0 was asked for.

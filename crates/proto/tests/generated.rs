@@ -19,6 +19,7 @@ const FILES: &[&str] = &[
     "everwire/storage/v1/row.proto",
     "everwire/storage/v1/topology.proto",
     "everwire/internal/v1/peer.proto",
+    "everwire/internal/v1/read.proto",
 ];
 
 fn generate(out: &Path) {

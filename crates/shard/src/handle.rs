@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use everwire_core::limits::DEAD_AFTER;
 use everwire_core::{
-    Code, Command, Cursor, Details, Namespace, NodeId, Offset, Outcome, Refusal, RunId,
-    SessionEpoch, SessionName, ShardId,
+    Code, Command, Cursor, Namespace, NodeId, Offset, Outcome, Refusal, RunId, SessionEpoch,
+    SessionName, ShardId,
 };
 use everwire_rules::resolve::Answer;
 use openraft::async_runtime::WatchReceiver;
 
+use crate::far::FarReader;
 use crate::group::Shard;
 use crate::host::Host;
 use crate::lanes::Pending;
@@ -78,32 +78,9 @@ impl ShardHandle {
         Self { id, local, host }
     }
 
-    /// The shard, if this node holds it; else whom to ask instead.
-    fn shard(&self) -> Result<&Arc<Shard>, Refusal> {
-        self.local.as_ref().ok_or_else(|| self.elsewhere())
-    }
-
-    /// Names a node that holds the shard.
-    fn elsewhere(&self) -> Refusal {
-        let topology = self.host.meta.topology();
-        let placement = topology.placement(self.id);
-        let replicas = placement.map(|placement| placement.replicas.as_slice());
-        let leader = self.host.leader_of(self.id);
-        let mut holders = leader
-            .into_iter()
-            .chain(replicas.unwrap_or_default().iter().copied());
-        let me = self.host.identity.node;
-        let alive = |node: &NodeId| *node != me && self.host.is_alive(*node, DEAD_AFTER);
-        let holder = holders
-            .find(alive)
-            .and_then(|node| topology.nodes.get(&node));
-        let details = Details {
-            leader: holder.map(|member| member.addr.clone()),
-            map_version: Some(topology.version),
-            ..Details::default()
-        };
-        let message = "this node does not hold the session's shard";
-        Refusal::with(Code::NotLeader, message, details)
+    /// Another node's reader.
+    fn far(&self) -> FarReader<'_> {
+        FarReader::of(&self.host, self.id)
     }
 
     /// Which shard this is.
@@ -114,6 +91,17 @@ impl ShardHandle {
     /// Whether this node holds the shard.
     pub fn is_held(&self) -> bool {
         self.local.is_some()
+    }
+
+    /// NOT_LEADER, with the address of a node that holds it, if this one does not.
+    pub fn check_held(&self) -> Result<(), Refusal> {
+        match self.local {
+            Some(_) => Ok(()),
+            None => {
+                let message = "this node does not hold the session's shard";
+                Err(self.host.elsewhere(self.id, message))
+            },
+        }
     }
 
     /// Queues a command in its lane, here or at the node that leads the shard. The order of
@@ -136,7 +124,10 @@ impl ShardHandle {
         let leader = leader.filter(|leader| *leader != self.host.identity.node);
         let leader = leader.ok_or_else(|| match &self.local {
             Some(shard) => shard.leadership.not_leader(),
-            None => self.elsewhere(),
+            None => {
+                let message = "this node does not hold the session's shard, and knows no leader";
+                self.host.elsewhere(self.id, message)
+            },
         })?;
         self.host
             .shared
@@ -153,8 +144,14 @@ impl ShardHandle {
 
     /// Answers where a reader stands and opens its subscription. NOT_LEADER, NO_QUORUM, STALE,
     /// DRAINING, INTERNAL.
+    ///
+    /// This and every other read is answered from this node's replica, or, if it holds none, from
+    /// another node's, one hop away.
     pub async fn attach(&self, request: AttachRequest) -> Result<Attached, Refusal> {
-        LocalReader::of(self.shard()?).attach(request).await
+        match &self.local {
+            Some(shard) => LocalReader::of(shard).attach(request).await,
+            None => self.far().attach(request).await,
+        }
     }
 
     /// One page of committed events from `from` on (0 and 1: from the earliest), at most
@@ -168,8 +165,17 @@ impl ShardHandle {
         from: Offset,
         limit: usize,
     ) -> Result<Page, Refusal> {
-        let reader = LocalReader::of(self.shard()?);
-        reader.read(namespace, session, epoch, from, limit).await
+        match &self.local {
+            Some(shard) => {
+                let reader = LocalReader::of(shard);
+                reader.read(namespace, session, epoch, from, limit).await
+            },
+            None => {
+                self.far()
+                    .read(namespace, session, epoch, from, limit)
+                    .await
+            },
+        }
     }
 
     /// A session as it stands. UNKNOWN_SESSION.
@@ -178,9 +184,10 @@ impl ShardHandle {
         namespace: &Namespace,
         session: &SessionName,
     ) -> Result<SessionInfo, Refusal> {
-        LocalReader::of(self.shard()?)
-            .show(namespace, session)
-            .await
+        match &self.local {
+            Some(shard) => LocalReader::of(shard).show(namespace, session).await,
+            None => self.far().show(namespace, session).await,
+        }
     }
 
     /// Sessions of this shard whose names begin with `prefix`, in the shard's own order, after
@@ -192,8 +199,13 @@ impl ShardHandle {
         after: Option<&SessionName>,
         limit: usize,
     ) -> Result<Vec<Listed>, Refusal> {
-        let reader = LocalReader::of(self.shard()?);
-        reader.list(namespace, prefix, after, limit).await
+        match &self.local {
+            Some(shard) => {
+                let reader = LocalReader::of(shard);
+                reader.list(namespace, prefix, after, limit).await
+            },
+            None => self.far().list(namespace, prefix, after, limit).await,
+        }
     }
 
     /// A run as it stands. UNKNOWN_SESSION, UNKNOWN_RUN.
@@ -203,9 +215,10 @@ impl ShardHandle {
         session: &SessionName,
         run: &RunId,
     ) -> Result<RunInfo, Refusal> {
-        LocalReader::of(self.shard()?)
-            .run(namespace, session, run)
-            .await
+        match &self.local {
+            Some(shard) => LocalReader::of(shard).run(namespace, session, run).await,
+            None => self.far().run(namespace, session, run).await,
+        }
     }
 
     /// Watches a run for its end or a new writer, from now on. UNKNOWN_SESSION.
@@ -215,8 +228,13 @@ impl ShardHandle {
         session: &SessionName,
         run: &RunId,
     ) -> Result<RunWatch, Refusal> {
-        let reader = LocalReader::of(self.shard()?);
-        reader.watch_run(namespace, session, run).await
+        match &self.local {
+            Some(shard) => {
+                let reader = LocalReader::of(shard);
+                reader.watch_run(namespace, session, run).await
+            },
+            None => self.far().watch_run(namespace, session, run).await,
+        }
     }
 
     /// How the shard stands, as far as this node knows.

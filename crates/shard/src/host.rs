@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use everwire_core::limits::DEAD_AFTER;
 use everwire_core::topology::MemberState;
-use everwire_core::{Code, Command, NodeId, Refusal, ShardId};
+use everwire_core::{Code, Command, Details, NodeId, Refusal, ShardId};
 use everwire_proto::internal_v1 as wire;
 use everwire_store::{Identity, StoreError};
 use tokio::sync::Mutex;
@@ -61,6 +61,32 @@ impl Host {
     /// Whether this node holds a shard, or is about to hold it again.
     pub(crate) fn holds(&self, shard: ShardId) -> bool {
         self.shared.damages.is_reported(shard.0) || self.replica(shard).is_some()
+    }
+
+    /// Who else holds a shard and was heard of late, its leader first.
+    pub(crate) fn holders(&self, shard: ShardId) -> Vec<NodeId> {
+        let topology = self.meta.topology();
+        let placement = topology.placement(shard);
+        let replicas = placement.map(|placement| placement.replicas.as_slice());
+        let leader = self.leader_of(shard);
+        let others = replicas.unwrap_or_default().iter().copied();
+        let others = others.filter(|node| Some(*node) != leader);
+        let me = self.identity.node;
+        let alive = |node: &NodeId| *node != me && self.is_alive(*node, DEAD_AFTER);
+        leader.into_iter().chain(others).filter(alive).collect()
+    }
+
+    /// Sends a caller to a node that holds a shard.
+    pub(crate) fn elsewhere(&self, shard: ShardId, message: &str) -> Refusal {
+        let topology = self.meta.topology();
+        let holder = self.holders(shard).first().copied();
+        let holder = holder.and_then(|node| topology.nodes.get(&node));
+        let details = Details {
+            leader: holder.map(|member| member.addr.clone()),
+            map_version: Some(topology.version),
+            ..Details::default()
+        };
+        Refusal::with(Code::NotLeader, message, details)
     }
 
     /// The shards that this node holds.

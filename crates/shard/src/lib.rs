@@ -13,6 +13,7 @@ mod compare;
 mod damage;
 mod duties;
 mod entrance;
+mod far;
 mod feed;
 mod formation;
 mod group;
@@ -40,6 +41,7 @@ mod steward;
 mod subscription;
 mod support;
 mod timers;
+mod trial;
 mod wait;
 
 pub use audit::{Audits, Verdict, verdict};

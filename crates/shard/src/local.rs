@@ -13,7 +13,7 @@ use crate::group::Shard;
 use crate::handle::{AttachRequest, Attached};
 use crate::reads::{self, Listed, Page, RunInfo, SessionInfo, SessionRef};
 use crate::run_watch::RunWatch;
-use crate::subscription::Subscription;
+use crate::subscription::{Here, Subscription};
 
 /// A session found by name, with its readers' ring joined before its head was read.
 struct Located {
@@ -129,14 +129,14 @@ impl<'s> LocalReader<'s> {
                     tail,
                 },
                 Some(located),
-            ) => Some(Subscription::new(
+            ) => Some(Subscription::here(Here::new(
                 session_epoch,
                 located.reader,
                 self.shard.reads.clone(),
                 self.shard.leadership.clone(),
                 from,
                 tail,
-            )),
+            ))),
             _ => None,
         };
         Ok(Attached {

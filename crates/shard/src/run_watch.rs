@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use everwire_core::row::SessionKey;
 use everwire_core::{Event, Kind, RunId};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 type Touches = watch::Sender<u64>;
 
@@ -31,9 +32,8 @@ impl RunWatches {
         let touched = touches.subscribe();
         drop(runs);
         RunWatch {
-            watches: Arc::clone(self),
-            key: (session, run),
             touched: Some(touched),
+            watched: Watched::Here(Arc::clone(self), (session, run)),
         }
     }
 
@@ -75,13 +75,27 @@ fn changes_hands(kind: Kind) -> bool {
 
 /// Waits for the end of a run. Dropping it ends the watch and nothing else.
 pub struct RunWatch {
-    watches: Arc<RunWatches>,
-    key: (SessionKey, RunId),
     /// Always there until it is dropped.
     touched: Option<watch::Receiver<u64>>,
+    watched: Watched,
+}
+
+/// Where a run is watched.
+enum Watched {
+    Here(Arc<RunWatches>, (SessionKey, RunId)),
+    /// At another node, by this task.
+    There(JoinHandle<()>),
 }
 
 impl RunWatch {
+    /// A watch that a task keeps at other nodes.
+    pub(crate) fn far(touched: watch::Receiver<u64>, task: JoinHandle<()>) -> Self {
+        Self {
+            touched: Some(touched),
+            watched: Watched::There(task),
+        }
+    }
+
     /// Resolves when the run was claimed, was orphaned or ended, or its session was deleted, since the watch
     /// was made or since the last time. Look the run up to learn what happened. Cancel-safe.
     pub async fn changed(&mut self) {
@@ -90,26 +104,33 @@ impl RunWatch {
         {
             return;
         }
-        // The sender lives as long as its last watcher, and that is us.
+        // The sender lives as long as its last watcher, and that is us; or the node is ending.
         std::future::pending::<()>().await;
     }
 }
 
 impl std::fmt::Debug for RunWatch {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "RunWatch({:?})", self.key)
+        match &self.watched {
+            Watched::Here(_, key) => write!(f, "RunWatch({key:?})"),
+            Watched::There(_) => write!(f, "RunWatch(elsewhere)"),
+        }
     }
 }
 
 impl Drop for RunWatch {
     fn drop(&mut self) {
-        let mut runs = self.watches.lock();
+        let (watches, key) = match &self.watched {
+            Watched::Here(watches, key) => (watches, key),
+            Watched::There(task) => return task.abort(),
+        };
+        let mut runs = watches.lock();
         drop(self.touched.take());
         if runs
-            .get(&self.key)
+            .get(key)
             .is_some_and(|touches| touches.receiver_count() == 0)
         {
-            runs.remove(&self.key);
+            runs.remove(key);
         }
     }
 }

@@ -28,6 +28,7 @@ use crate::purge::{self, Kept};
 use crate::readiness;
 use crate::steward;
 use crate::support::unknown_rules;
+use crate::trial::Trial;
 use crate::wait::on_disk;
 
 pub use everwire_store::OnFatal;
@@ -218,11 +219,38 @@ impl ShardSet {
     /// Finds this node's place in its cluster, opens its disk and starts what it holds. Returns
     /// when a cluster of one serves, and in any other as soon as this node takes part: its
     /// leaders are found in their own time, see [`ShardSet::ready`]. A node with an empty disk
-    /// waits here until there is a cluster.
-    pub async fn start(disk: Arc<dyn Disk>, config: ShardSetConfig) -> Result<Self, OpenError> {
+    /// waits here until there is a cluster, or until `stop` is ready: then there is no node.
+    ///
+    /// When there is none, for this reason or another, the disk is closed again.
+    pub async fn start(
+        disk: Arc<dyn Disk>,
+        config: ShardSetConfig,
+        stop: impl Future<Output = ()>,
+    ) -> Result<Option<Self>, OpenError> {
         let (mut config, mut peers) = (config, None);
         std::mem::swap(&mut config.peers, &mut peers);
         let entrance = Entrance::open(&config, peers)?;
+        let door = entrance.door.clone();
+        let trial = Arc::new(Trial::new(disk));
+        // Boxed: it is long, and whoever waits for it would carry all of it.
+        let going = Box::pin(Self::go_in(trial.clone(), config, entrance));
+        let started = tokio::select! {
+            started = going => started.map(Some),
+            () = stop => Ok(None),
+        };
+        if !matches!(started, Ok(Some(_))) {
+            door.set_store(None);
+            drop(door);
+            trial.closed().await;
+        }
+        started
+    }
+
+    async fn go_in(
+        disk: Arc<dyn Disk>,
+        config: ShardSetConfig,
+        entrance: Entrance,
+    ) -> Result<Self, OpenError> {
         let found = {
             let (waits, disk) = (disk.waits(), disk.clone());
             opening(waits, move || disk.identity()).await?
@@ -312,17 +340,30 @@ impl ShardSet {
             reports: RwLock::default(),
             stop,
         });
-        let duties = steward::start(&host, entrance.wish).await?;
-        Ok(Self {
-            host,
+        let set = Self {
+            host: host.clone(),
             running: Mutex::new(Some(Running {
-                duties,
+                duties: JoinSet::new(),
                 meta: meta_tasks,
                 peers: entrance.server,
                 peers_stop: entrance.stop,
                 released,
             })),
-        })
+        };
+        match steward::start(&host, entrance.wish).await {
+            Ok(duties) => {
+                if let Some(running) = &mut *set.running.lock().await {
+                    running.duties = duties;
+                }
+                Ok(set)
+            },
+            Err(error) => {
+                drop(host);
+                // The groups that did start hold the disk.
+                set.shutdown().await;
+                Err(error)
+            },
+        }
     }
 
     /// Whose directory this is.
@@ -358,7 +399,7 @@ impl ShardSet {
 
     /// Calls to other nodes that were begun so far, by what the connection carries: `log`,
     /// `beat`, `bulk`, `forward`.
-    pub fn peer_calls(&self) -> [(&'static str, u64); 4] {
+    pub fn peer_calls(&self) -> [(&'static str, u64); 5] {
         self.host.shared.links.calls()
     }
 

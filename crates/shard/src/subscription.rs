@@ -26,6 +26,7 @@ use everwire_store::{Store, StoreError};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use crate::far::FarSubscription;
 use crate::feed::{Reader, Taken};
 use crate::leadership::Leadership;
 use crate::reads::{self, Reads};
@@ -55,8 +56,8 @@ pub enum Delivery {
         leader_seen: Duration,
     },
     /// It is over: GONE when the session was deleted, DRAINING at shutdown, STALE without a
-    /// leader or when this replica must be rebuilt, INTERNAL when the disk failed. Every later
-    /// call says the same.
+    /// leader, when this replica must be rebuilt or when another node's was lost, INTERNAL when
+    /// the disk failed. Every later call says the same.
     Ended(Refusal),
 }
 
@@ -77,7 +78,67 @@ enum Place {
 }
 
 /// A reader's place in one session. Dropping it ends it; it has no effect on the session.
-pub struct Subscription {
+pub struct Subscription(Reading);
+
+/// Where its events come from.
+enum Reading {
+    /// A replica of this node's.
+    Here(Box<Here>),
+    /// Another node's.
+    There(Box<FarSubscription>),
+}
+
+impl fmt::Debug for Subscription {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let tail = match &self.0 {
+            Reading::Here(here) => here.tail,
+            Reading::There(there) => there.tail(),
+        };
+        f.debug_struct("Subscription")
+            .field("session_epoch", &self.session_epoch())
+            .field("next", &self.position())
+            .field("tail", &tail)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Subscription {
+    pub(crate) fn here(here: Here) -> Self {
+        Self(Reading::Here(Box::new(here)))
+    }
+
+    pub(crate) fn far(there: FarSubscription) -> Self {
+        Self(Reading::There(Box::new(there)))
+    }
+
+    /// The history that is read.
+    pub fn session_epoch(&self) -> SessionEpoch {
+        match &self.0 {
+            Reading::Here(here) => here.session_epoch,
+            Reading::There(there) => there.session_epoch(),
+        }
+    }
+
+    /// The offset that is delivered next.
+    pub fn position(&self) -> Offset {
+        match &self.0 {
+            Reading::Here(here) => here.next,
+            Reading::There(there) => there.position(),
+        }
+    }
+
+    /// The next delivery. Cancel-safe: a dropped call loses nothing. At most
+    /// [`READ_BYTES_MAX`](everwire_core::limits::READ_BYTES_MAX) of events, or one single event.
+    pub async fn next(&mut self) -> Delivery {
+        match &mut self.0 {
+            Reading::Here(here) => here.next().await,
+            Reading::There(there) => there.next().await,
+        }
+    }
+}
+
+/// A reader's place in a session that is read here.
+pub(crate) struct Here {
     session_epoch: SessionEpoch,
     reader: Reader,
     reads: Reads,
@@ -86,16 +147,6 @@ pub struct Subscription {
     next: Offset,
     tail: Offset,
     alive_at: Instant,
-}
-
-impl fmt::Debug for Subscription {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Subscription")
-            .field("session_epoch", &self.session_epoch)
-            .field("next", &self.next)
-            .field("tail", &self.tail)
-            .finish_non_exhaustive()
-    }
 }
 
 /// Reads a page from disk, and whether the session is still there.
@@ -119,7 +170,7 @@ fn read_page(store: &dyn Store, session: SessionKey, next: Offset) -> Result<OnD
     Ok(OnDisk::Page { events, tail })
 }
 
-impl Subscription {
+impl Here {
     /// A subscription from `next` on. `reader` joined before `tail` was read.
     pub(crate) fn new(
         session_epoch: SessionEpoch,
@@ -148,19 +199,8 @@ impl Subscription {
         }
     }
 
-    /// The history that is read.
-    pub fn session_epoch(&self) -> SessionEpoch {
-        self.session_epoch
-    }
-
-    /// The offset that is delivered next.
-    pub fn position(&self) -> Offset {
-        self.next
-    }
-
-    /// The next delivery. Cancel-safe: a dropped call loses nothing. At most
-    /// [`READ_BYTES_MAX`](everwire_core::limits::READ_BYTES_MAX) of events, or one single event.
-    pub async fn next(&mut self) -> Delivery {
+    /// See [`Subscription::next`].
+    async fn next(&mut self) -> Delivery {
         let delivery = loop {
             if let Some(delivery) = self.step().await {
                 break delivery;

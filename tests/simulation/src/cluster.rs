@@ -256,8 +256,9 @@ pub fn node(
         }),
     };
     async move {
-        let node = match Node::start_in(config, place).await {
-            Ok(node) => node,
+        let started = Node::start_in(config, place, std::future::pending()).await;
+        let node = match started {
+            Ok(node) => node.expect("nobody stops it"),
             Err(error) => {
                 sky.note(format_args!("{machine} did not start: {error}"));
                 return;

@@ -58,6 +58,7 @@ impl Direct {
         let request = v1::ReadRequest {
             session: session.to_string(),
             from: from.get(),
+            own_replica: true,
             ..v1::ReadRequest::default()
         };
         let client = AttachClient::new(self.channel.clone());

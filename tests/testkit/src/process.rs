@@ -179,6 +179,7 @@ impl Starting {
         assert_eq!(line, None, "it must not be ready");
         let status = self.child.wait().await.expect("it ran");
         let said = std::fs::read_to_string(&self.log).expect("a log");
+        assert!(status.code().is_some(), "it ended by {status}: {said}");
         (status.code(), said)
     }
 

@@ -109,7 +109,7 @@ pub(crate) async fn run(
     let verifier = Verifier::new(&keys.verifying)
         .map_err(|error| Failure::failed(format!("--auth-key cannot be used: {error}")))?;
     let token = keys.edge_token(clock.now())?;
-    let node = Node::start(NodeConfig {
+    let node = NodeConfig {
         data: config.data.clone(),
         cluster: None,
         grpc: config.grpc,
@@ -128,8 +128,11 @@ pub(crate) async fn run(
         on_fatal: on_fatal(),
         rules: rules_known(),
         version: crate::VERSION.to_owned(),
-    });
-    let node = node.await.map_err(|error| not_started(&error))?;
+    };
+    let node = Node::start_unless(node, stop.received()).await;
+    let Some(node) = node.map_err(|error| not_started(&error))? else {
+        return Ok(());
+    };
     // The edge reaches its node over gRPC like any other edge: `dev` has no short cut.
     let nodes = vec![node.grpc_addr().to_string()];
     let edge = EdgeConfig::new(config.http, nodes, token, verifier, clock, random);

@@ -241,7 +241,7 @@ pub(crate) async fn run(
     let mut stop = StopSignals::new()?;
     let stopped = CancellationToken::new();
     let admin = AdminPort::bind(config.admin, stopped.clone()).await?;
-    let node = Node::start(NodeConfig {
+    let config = NodeConfig {
         data: config.data.clone(),
         cluster: config.cluster.clone(),
         grpc: config.grpc,
@@ -263,11 +263,11 @@ pub(crate) async fn run(
         on_fatal: on_fatal(),
         rules: rules_known(),
         version: crate::VERSION.to_owned(),
-    });
+    };
     // It may wait for the others for as long as it takes; it stops when it is told to.
-    let node = tokio::select! {
-        node = node => node.map_err(|error| not_started(&error))?,
-        () = stop.received() => return Ok(()),
+    let node = Node::start_unless(config, stop.received()).await;
+    let Some(node) = node.map_err(|error| not_started(&error))? else {
+        return Ok(());
     };
     let mut registry = Registry::default();
     node.register_metrics(&mut registry);

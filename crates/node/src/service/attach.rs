@@ -109,6 +109,9 @@ impl Attach {
         let wanted = field::offset("from", asked.from)?.max(Offset::ZERO.next());
         let limit = usize::try_from(asked.limit).unwrap_or(usize::MAX);
         let shard = self.context.shard(&namespace, &session);
+        if asked.own_replica {
+            shard.check_held()?;
+        }
         let page = shard
             .read(&namespace, &session, epoch, wanted, limit)
             .await?;

@@ -1246,6 +1246,10 @@ pub struct ReadRequest {
     /// For an edge's token only.
     #[prost(string, tag = "5")]
     pub namespace: ::prost::alloc::string::String,
+    /// Answered from this node's own replica, or refused with NOT_LEADER: to hold replicas against
+    /// each other.
+    #[prost(bool, tag = "6")]
+    pub own_replica: bool,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ReadResponse {

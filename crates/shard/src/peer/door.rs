@@ -298,6 +298,20 @@ impl Door {
             .ok_or_else(|| Refusal::new(Code::Draining, message))
     }
 
+    /// A shard that can be read here.
+    pub(super) fn readable(&self, shard: u32) -> Result<Arc<Shard>, Refusal> {
+        if self.is_draining() {
+            let message = "the node is about to stop";
+            return Err(Refusal::new(Code::Draining, message));
+        }
+        let shard = self.shard(shard)?;
+        if shard.is_in_service() {
+            return Ok(shard);
+        }
+        let message = "this node's replica of the shard is being rebuilt";
+        Err(Refusal::new(Code::Stale, message))
+    }
+
     pub(super) fn shard(&self, shard: u32) -> Result<Arc<Shard>, Refusal> {
         let entry = self.groups.get(shard).and_then(|entry| entry.shard);
         entry.ok_or_else(|| Refusal::new(Code::NotLeader, "this node does not hold the shard"))

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use everwire_core::limits::{PEER_CONNECT_WITHIN, PEER_LOST_AFTER, PEER_MESSAGE_BYTES_MAX};
+use everwire_core::limits::{
+    PEER_CONNECT_WITHIN, PEER_LOST_AFTER, PEER_MESSAGE_BYTES_MAX, STREAMS_PER_CONNECTION_MAX,
+};
 use everwire_proto::internal_v1::peer_client::PeerClient as Generated;
 use http::Uri;
 use hyper_util::rt::TokioIo;
@@ -18,6 +20,8 @@ use tower::service_fn;
 
 use super::dial::{Dial, PeerTls};
 
+/// What a reader elsewhere may have been sent and not taken, bytes.
+const READ_WINDOW_BYTES: u32 = 64 << 10;
 /// A peer's clock counts for so long after it was heard.
 const CLOCKS_FRESH: Duration = Duration::from_secs(5);
 
@@ -32,10 +36,12 @@ pub(crate) enum Line {
     Bulk,
     /// Forwarded commands.
     Forward,
+    /// Reads of shards that this node does not hold.
+    Read,
 }
 
 impl Line {
-    const ALL: [Self; 4] = [Self::Log, Self::Beat, Self::Bulk, Self::Forward];
+    const ALL: [Self; 5] = [Self::Log, Self::Beat, Self::Bulk, Self::Forward, Self::Read];
 
     /// Its name in metrics.
     fn name(self) -> &'static str {
@@ -44,6 +50,7 @@ impl Line {
             Self::Beat => "beat",
             Self::Bulk => "bulk",
             Self::Forward => "forward",
+            Self::Read => "read",
         }
     }
 
@@ -52,6 +59,12 @@ impl Line {
             Self::Log | Self::Bulk => (8 << 20, 16 << 20),
             Self::Forward => (4 << 20, 8 << 20),
             Self::Beat => (1 << 20, 2 << 20),
+            // A reader that takes nothing fills its own window, and all of them together not the
+            // connection's: nobody waits for another's reader.
+            Self::Read => (
+                READ_WINDOW_BYTES,
+                READ_WINDOW_BYTES * STREAMS_PER_CONNECTION_MAX,
+            ),
         }
     }
 }
@@ -203,7 +216,7 @@ impl Links {
     }
 
     /// Calls that were begun so far, by the name of their line.
-    pub(crate) fn calls(&self) -> [(&'static str, u64); 4] {
+    pub(crate) fn calls(&self) -> [(&'static str, u64); 5] {
         let state = self.lock();
         Line::ALL.map(|line| {
             let calls = state.calls.get(&line).copied();

@@ -1,8 +1,8 @@
 //! What the nodes of a cluster say to each other: the transport of every group, forwarded
 //! commands, read indexes, discovery. On listeners and connections of its own.
 //!
-//! Four connections per pair of nodes, so that nothing that is urgent waits behind what is
-//! large: log entries, heartbeats and votes, snapshots, forwarded commands. Every call has a
+//! Five connections per pair of nodes, so that nothing that is urgent waits behind what is
+//! large: log entries, heartbeats and votes, snapshots, forwarded commands, forwarded reads. Every call has a
 //! deadline here, because openraft has none (engine trap 5).
 
 mod beats;

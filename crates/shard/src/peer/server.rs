@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use everwire_core::limits::{PEER_LOST_AFTER, PEER_MESSAGE_BYTES_MAX};
+use everwire_core::limits::{PEER_LOST_AFTER, PEER_MESSAGE_BYTES_MAX, STREAMS_PER_CONNECTION_MAX};
 use everwire_proto::internal_v1::peer_server::PeerServer;
 use futures_util::stream::StreamExt;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -77,6 +77,8 @@ pub(crate) fn serve(
         // A call that is given up is reset; a node that stood still for a moment finds many at
         // once. Peers are ours: that is no attack, and must not cost the connection.
         .http2_max_pending_accept_reset_streams(Some(RESETS_PENDING_MAX))
+        // A reader of another node's is a call for as long as it reads.
+        .max_concurrent_streams(Some(STREAMS_PER_CONNECTION_MAX))
         .http2_keepalive_interval(Some(PEER_LOST_AFTER))
         .http2_keepalive_timeout(Some(PEER_LOST_AFTER))
         .initial_stream_window_size(8 << 20)

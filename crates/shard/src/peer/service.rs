@@ -18,6 +18,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::door::{Door, Phase};
 use super::{greeting, pieces, wire as convert};
+use crate::far;
 use crate::lanes::Pending;
 use crate::meters::one_more;
 use crate::raft::codec;
@@ -208,6 +209,18 @@ impl Peer for Service {
         let (answers, stream) = mpsc::channel(FORWARDS_WAITING_MAX);
         tokio::spawn(submit(self.0.clone(), request.into_inner(), answers));
         Ok(Response::new(ReceiverStream::new(stream).boxed()))
+    }
+
+    type ReadStream = far::Saying;
+
+    async fn read(
+        &self,
+        request: Request<wire::ReadRequest>,
+    ) -> Result<Response<Self::ReadStream>, Status> {
+        self.0.caller(&request)?;
+        let asked = request.into_inner();
+        let shard = self.0.readable(asked.shard);
+        Ok(Response::new(far::serve(shard, asked)))
     }
 
     async fn read_index(

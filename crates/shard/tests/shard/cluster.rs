@@ -196,6 +196,15 @@ impl Cluster {
     }
 
     async fn try_start_set(&self, node: usize) -> Result<ShardSet, OpenError> {
+        let started = self.start_unless(node, std::future::pending()).await;
+        started.map(|set| set.expect("nobody stops it"))
+    }
+
+    async fn start_unless(
+        &self,
+        node: usize,
+        stop: impl Future<Output = ()>,
+    ) -> Result<Option<ShardSet>, OpenError> {
         let Node {
             addr,
             disk,
@@ -233,16 +242,24 @@ impl Cluster {
             fatal: fatal.clone(),
             threads: self.threads,
         };
-        ShardSet::start(Arc::new(disk), config).await
+        ShardSet::start(Arc::new(disk), config, stop).await
     }
 
     /// Starts a node that was stopped and cannot go on; says why.
     pub(crate) async fn refused(&self, node: usize) -> OpenError {
         let started = self.try_start_set(node).await;
         let refused = started.err().expect("it cannot start");
+        assert!(self.is_free(node), "its process may end");
         self.net.cut(&self.nodes[node].addr);
-        self.wait_closed(node).await;
         refused
+    }
+
+    /// Starts a node that was stopped, and gives it up after a while.
+    pub(crate) async fn given_up(&self, node: usize, after: Duration) {
+        let started = self.start_unless(node, tokio::time::sleep(after)).await;
+        assert!(started.unwrap().is_none(), "it waits");
+        assert!(self.is_free(node), "its process may end");
+        self.net.cut(&self.nodes[node].addr);
     }
 
     /// From its next start on a node knows these rules.
@@ -274,11 +291,16 @@ impl Cluster {
     /// Whoever still holds the store of a node that has ended lets go of it in a moment.
     async fn wait_closed(&self, node: usize) {
         eventually("the disk is free", async || {
-            let Node { disk, .. } = &self.nodes[node];
-            let options = OpenOptions::new(Arc::new(|_reason: &str| {}));
-            SimStore::open(disk, options).ok().map(drop)
+            self.is_free(node).then_some(())
         })
         .await;
+    }
+
+    /// Whether nothing of a node's disk is open.
+    fn is_free(&self, node: usize) -> bool {
+        let Node { disk, .. } = &self.nodes[node];
+        let options = OpenOptions::new(Arc::new(|_reason: &str| {}));
+        SimStore::open(disk, options).is_ok()
     }
 
     /// The plug is pulled: what was not synced is gone.

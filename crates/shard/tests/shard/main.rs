@@ -11,6 +11,7 @@ mod beats;
 mod cluster;
 mod crash;
 mod duties;
+mod far;
 mod metadata;
 mod read;
 mod rebuild;

@@ -1,4 +1,6 @@
-//! All nodes come back at once.
+//! All nodes come back at once, or not.
+
+use std::time::Duration;
 
 use crate::cluster::{Cluster, eventually};
 
@@ -39,6 +41,21 @@ async fn nodes_that_lost_power_before_their_first_flush_ask_their_seeds() {
     cluster.post(0, "s", 0..5).await;
     for node in 0..3 {
         cluster.crash(node).await;
+    }
+    cluster.start_all().await;
+    goes_on(&cluster).await;
+}
+
+/// A node that waits for the others has its disk open; told to stop, it ends with it closed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_start_that_is_given_up_leaves_the_disk_closed() {
+    let mut cluster = Cluster::new(3, 2).await;
+    cluster.post(0, "s", 0..5).await;
+    for node in 0..3 {
+        cluster.stop(node).await;
+    }
+    for after in [1, 20, 300] {
+        cluster.given_up(1, Duration::from_millis(after)).await;
     }
     cluster.start_all().await;
     goes_on(&cluster).await;

@@ -1,4 +1,4 @@
-//! Three nodes and two edges as real processes under load, and whatever may happen to them: by
+//! Three nodes and two edges, or more, as real processes under load, and whatever may happen to them: by
 //! name, one file a theme. Every event is checked each time: what was acked is on every replica
 //! with the same bytes, offsets are dense, nothing stands twice, and each reader was given exactly
 //! that.
@@ -7,6 +7,7 @@
 
 #![expect(clippy::indexing_slicing, reason = "what is not there fails the test")]
 
+mod any_node;
 mod behind;
 mod cuts;
 mod damaged_rows;
