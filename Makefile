@@ -5,11 +5,12 @@ SHELL := /bin/bash
 
 PORT ?= 8080
 KILLS ?= 20
+STOPS ?= 1000
 SEED ?= 1
 SEEDS ?= 2
 export CARGO_TERM_COLOR ?= never
 
-.PHONY: help setup build demo test check unit sdk browser scenarios cluster bench sim proto lint
+.PHONY: help setup build demo test check unit sdk browser scenarios cluster stop-race bench sim proto lint
 
 help: ## Show this menu
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -46,6 +47,11 @@ cluster: setup ## The cluster tests alone, all of them, bounds taken at their wo
 	@tools/setup cluster
 	@tools/cargo build --workspace --all-features
 	@EVERWIRE_KILLS=$(KILLS) tools/cargo test --workspace --all-features --test cluster -- --nocapture
+
+stop-race: setup ## Stops at random instants while leaders change and one surface is slow (STOPS=1000)
+	@tools/setup cluster
+	@tools/cargo build --workspace --all-features
+	@EVERWIRE_STOPS=$(STOPS) tools/cargo test --workspace --all-features --test cluster stop_race -- --nocapture
 
 bench: setup ## How fast it acks and delivers, release build (BENCH='--json --hold --seconds 10')
 	@tools/say-build release

@@ -52,6 +52,10 @@ function glimpse(event: SessionEvent): string {
       return `by ${event.author.participant}`;
     case 'run.epilogue':
       return JSON.stringify(event.body.data ?? event.body.data_base64 ?? null);
+    case 'step.start':
+      return `${event.body.name ?? event.body.step}, attempt ${event.body.attempt}`;
+    case 'step.end':
+      return `${event.body.step} ${event.body.status}`;
     case 'message.end':
       return event.body.status;
     case 'message.start':

@@ -8,9 +8,9 @@ use std::collections::VecDeque;
 use std::fmt::Write as _;
 
 use bytes::Bytes;
-use everwire_core::event::{Data, MessageStatus, PartKind, Role};
+use everwire_core::event::{Data, MessageStatus, PartKind, Role, StepStatus};
 use everwire_core::limits::{EVENT_BYTES_MAX, LABEL_BYTES_MAX, NAME_BYTES_MAX, OPEN_PARTS_MAX};
-use everwire_core::{Body, Draft, MessageId, PartId, RunEpoch, RunId};
+use everwire_core::{Body, Draft, MessageId, PartId, RunEpoch, RunId, StepId};
 
 /// Longest text of one delta, bytes; longer ones are cut between characters.
 const DELTA_BYTES_MAX: usize = 64 << 10;
@@ -65,6 +65,51 @@ impl RunWriter {
         let mut drafts = self.end();
         self.open_message(role, &mut drafts);
         drafts
+    }
+
+    /// Begins an attempt at a step, which is tried again by beginning it again: what the attempt
+    /// before it wrote does not count any more. Ends the open message, if any. Steps do not nest.
+    ///
+    /// ```
+    /// # use everwire_client::RunWriter;
+    /// # use everwire_core::{RunEpoch, RunId, StepId, event::StepStatus};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let mut writer = RunWriter::new(&RunId::parse("r1")?, RunEpoch::FIRST);
+    /// let search = StepId::parse("search")?;
+    /// let mut drafts = writer.begin_step(&search, Some("Searching"));
+    /// drafts.extend(writer.text("I found"));
+    /// // The tool failed in the middle of it.
+    /// drafts.extend(writer.begin_step(&search, Some("Searching again")));
+    /// drafts.extend(writer.text("I found it."));
+    /// drafts.extend(writer.end_step(&search, StepStatus::Complete, None));
+    /// # assert_eq!(drafts.len(), 11);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn begin_step(&mut self, step: &StepId, name: Option<&str>) -> Vec<Draft> {
+        let mut drafts = self.end();
+        drafts.push(Draft::new(Body::StepStart {
+            step: step.clone(),
+            attempt: 0,
+            name: name.map(label),
+        }));
+        drafts
+    }
+
+    /// Ends the open attempt at a step. The open message ends with it: as complete, or, when the
+    /// attempt failed, as incomplete.
+    pub fn end_step(
+        &mut self,
+        step: &StepId,
+        status: StepStatus,
+        reason: Option<&str>,
+    ) -> Vec<Draft> {
+        self.open = None;
+        vec![Draft::new(Body::StepEnd {
+            step: step.clone(),
+            status,
+            reason: reason.map(label),
+        })]
     }
 
     /// Text for a person. Begins a message of the assistant if none is open.
@@ -242,7 +287,7 @@ impl OpenMessage {
             message: self.id.clone(),
             part: id.clone(),
             kind,
-            name: name.map(|name| cut(name, LABEL_BYTES_MAX).0.to_owned()),
+            name: name.map(label),
             data,
         }));
         self.open.push_back(OpenPart {
@@ -292,6 +337,11 @@ pub(crate) fn cut(text: &str, max: usize) -> (&str, &str) {
         .rev()
         .find(|at| text.is_char_boundary(*at));
     text.split_at(boundary.unwrap_or(0))
+}
+
+/// A label within its bound.
+fn label(text: &str) -> String {
+    cut(text, LABEL_BYTES_MAX).0.to_owned()
 }
 
 /// A string as JSON text.

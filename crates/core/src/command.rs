@@ -236,7 +236,12 @@ impl Op {
             Self::ClaimRun { lease, .. } => lease.is_none(),
             Self::Heartbeat { .. } => false,
             Self::Publish { drafts, .. } => {
-                let new = |draft: &Draft| matches!(draft.body, Body::RunEpilogue { .. });
+                let new = |draft: &Draft| {
+                    matches!(
+                        draft.body,
+                        Body::RunEpilogue { .. } | Body::StepStart { .. } | Body::StepEnd { .. }
+                    )
+                };
                 !drafts.iter().any(new)
             },
             Self::Cancel { cancel, .. } => cancel.is_plain(),

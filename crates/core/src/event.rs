@@ -7,11 +7,11 @@ use bytes::Bytes;
 use crate::clock::Timestamp;
 use crate::code::{Code, Details, Refusal};
 use crate::control::{InputRef, Target};
-use crate::ids::{InputId, MessageId, PartId, ParticipantId, RunId};
+use crate::ids::{InputId, MessageId, PartId, ParticipantId, RunId, StepId};
 use crate::limits::{EVENT_BYTES_MAX, INPUT_BYTES_MAX, LABEL_BYTES_MAX};
 use crate::position::{Offset, RunEpoch, Seq};
 pub use crate::vocabulary::{
-    Codec, Kind, MessageStatus, PartKind, ParticipantKind, Role, Visibility,
+    Codec, Kind, MessageStatus, PartKind, ParticipantKind, Role, StepStatus, Visibility,
 };
 
 /// Who wrote an event: stamped by the server from the verified token, never taken from a request.
@@ -127,6 +127,25 @@ pub enum Body {
         /// Whatever the application needs.
         data: Option<Data>,
     },
+    /// `step.start`: what the run writes from here to the step's end is one attempt at it. What
+    /// the attempt before it wrote does not count any more.
+    StepStart {
+        /// The step; unique in its run.
+        step: StepId,
+        /// Which attempt it is, from 1; stamped by the server, so a draft holds 0.
+        attempt: u32,
+        /// A label for people; at most 256 bytes.
+        name: Option<String>,
+    },
+    /// `step.end`. Ends the open messages that began in the attempt with it.
+    StepEnd {
+        /// The step.
+        step: StepId,
+        /// How the attempt ended.
+        status: StepStatus,
+        /// What went wrong, or whatever else is to be said; at most 256 bytes.
+        reason: Option<String>,
+    },
     /// `message.start`.
     MessageStart {
         /// The message; unique in its session.
@@ -216,6 +235,8 @@ impl Body {
             Self::RunFailed { .. } => Kind::RunFailed,
             Self::RunCancelled { .. } => Kind::RunCancelled,
             Self::RunEpilogue { .. } => Kind::RunEpilogue,
+            Self::StepStart { .. } => Kind::StepStart,
+            Self::StepEnd { .. } => Kind::StepEnd,
             Self::MessageStart { .. } => Kind::MessageStart,
             Self::MessageEnd { .. } => Kind::MessageEnd,
             Self::PartStart { .. } => Kind::PartStart,
@@ -235,6 +256,9 @@ impl Body {
             Self::RunStarted { meta, .. } => data(meta),
             Self::RunFailed { reason } => reason.len(),
             Self::RunEpilogue { data: extra } => data(extra),
+            Self::StepStart { name: label, .. } | Self::StepEnd { reason: label, .. } => {
+                label.as_ref().map_or(0, String::len)
+            },
             Self::PartStart {
                 name, data: extra, ..
             } => name.as_ref().map_or(0, String::len) + data(extra),
@@ -319,7 +343,9 @@ impl Draft {
         let label = match &self.body {
             Body::RunFailed { reason } => reason.len(),
             Body::App { name, .. } => name.len(),
-            Body::PartStart { name, .. } => name.as_ref().map_or(0, String::len),
+            Body::PartStart { name: label, .. }
+            | Body::StepStart { name: label, .. }
+            | Body::StepEnd { reason: label, .. } => label.as_ref().map_or(0, String::len),
             _ => 0,
         };
         let raw_label = self.raw.as_ref().map_or(0, |raw| raw.format.len());

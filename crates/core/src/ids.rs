@@ -127,6 +127,10 @@ name!(
     PartId, "part id", NAME_BYTES_MAX, NAME_ALPHABET, is_name_byte
 );
 name!(
+    /// A step inside its run; chosen by the agent.
+    StepId, "step id", NAME_BYTES_MAX, NAME_ALPHABET, is_name_byte
+);
+name!(
     /// A verified identity; the `sub` of a token.
     ParticipantId, "participant", NAME_BYTES_MAX, "printable ASCII without spaces", is_participant_byte
 );

@@ -23,6 +23,6 @@ pub use control::{Cancel, Guard, InputRef, Lease, Target};
 pub use event::{Author, Body, Draft, Event, Kind, ParticipantKind};
 pub use ids::{
     InputId, Key, MessageId, Namespace, NodeId, PartId, ParticipantId, RunId, SessionName,
-    SessionNo, ShardId, Slot,
+    SessionNo, ShardId, Slot, StepId,
 };
 pub use position::{Cursor, Offset, RunEpoch, Seq, SessionEpoch};

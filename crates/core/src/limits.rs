@@ -137,6 +137,8 @@ pub const LIVE_RUNS_MAX: u32 = 256;
 pub const OPEN_MESSAGES_MAX: u32 = 64;
 /// Open parts of one run.
 pub const OPEN_PARTS_MAX: u32 = 64;
+/// Steps of one run, each counted once however often it is tried.
+pub const STEPS_PER_RUN_MAX: u32 = 1024;
 /// Runs above a run, itself included: a tree that is deeper has lost its way.
 pub const RUN_DEPTH_MAX: u32 = 16;
 /// What an application may say about a run when it starts it, bytes.

@@ -5,9 +5,10 @@
 
 use crate::clock::Timestamp;
 use crate::control::InputRef;
-use crate::event::{Author, MessageStatus, PartKind, Role};
+use crate::event::{Author, MessageStatus, PartKind, Role, StepStatus};
 use crate::ids::{
     InputId, Key, MessageId, Namespace, PartId, ParticipantId, RunId, SessionName, SessionNo, Slot,
+    StepId,
 };
 use crate::position::{Offset, RunEpoch, Seq};
 
@@ -35,6 +36,8 @@ pub enum RowKey {
     Epoch(SessionKey, RunId, RunEpoch),
     /// Where a batch of a run stands; `n` is the batch's number modulo 256.
     Batch(SessionKey, RunId, RunEpoch, u8),
+    /// A step of a run.
+    Step(SessionKey, RunId, StepId),
     /// A message.
     Message(SessionKey, MessageId),
     /// A part of a message.
@@ -62,6 +65,7 @@ impl RowKey {
             | Self::Run(session, ..)
             | Self::Epoch(session, ..)
             | Self::Batch(session, ..)
+            | Self::Step(session, ..)
             | Self::Message(session, ..)
             | Self::Part(session, ..)
             | Self::Input(session, ..)
@@ -171,6 +175,8 @@ pub enum Row {
     Epoch(EpochRow),
     /// See [`RowKey::Batch`].
     Batch(BatchRow),
+    /// See [`RowKey::Step`].
+    Step(StepRow),
     /// See [`RowKey::Message`].
     Message(MessageRow),
     /// See [`RowKey::Part`].
@@ -323,6 +329,10 @@ pub struct RunRow {
     pub open_messages: Vec<MessageId>,
     /// Its open parts, over all messages.
     pub open_parts: u32,
+    /// The step that it is in.
+    pub open_step: Option<StepId>,
+    /// Steps that it has begun, each counted once.
+    pub steps: u32,
 }
 
 impl RunRow {
@@ -344,6 +354,8 @@ impl RunRow {
             epoch_closed: false,
             open_messages: Vec::new(),
             open_parts: 0,
+            open_step: None,
+            steps: 0,
         }
     }
 }
@@ -381,6 +393,17 @@ pub struct BatchRow {
     pub last_seq: Seq,
     /// The offset of its first seq.
     pub first_offset: Offset,
+}
+
+/// A step of a run, as its newest attempt stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StepRow {
+    /// Which attempt that is, from 1.
+    pub attempt: u32,
+    /// Where it began.
+    pub started: Offset,
+    /// How it ended; `None` while it is open, or when its run ended in the middle of it.
+    pub status: Option<StepStatus>,
 }
 
 /// A message.

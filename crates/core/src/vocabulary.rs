@@ -104,6 +104,16 @@ vocabulary! {
 }
 
 vocabulary! {
+    /// How an attempt at a step ended.
+    StepStatus {
+        /// Well.
+        Complete "complete",
+        /// Badly: it may be tried again.
+        Failed "failed",
+    }
+}
+
+vocabulary! {
     /// What a part of a message is.
     PartKind {
         /// Text for a person.
@@ -138,6 +148,10 @@ vocabulary! {
         RunCancelled "run.cancelled",
         /// What a run that was stopped gracefully still had to say.
         RunEpilogue "run.epilogue",
+        /// An attempt at a step begins; it supersedes the one before.
+        StepStart "step.start",
+        /// An attempt at a step ended.
+        StepEnd "step.end",
         /// A message begins.
         MessageStart "message.start",
         /// A message ended.

@@ -151,6 +151,24 @@ fn body_to(body: &Body) -> Wire {
         Body::RunEpilogue { data } => Wire::RunEpilogue(v1::RunEpilogue {
             data: data_to(data.as_ref()),
         }),
+        Body::StepStart {
+            step,
+            attempt,
+            name,
+        } => Wire::StepStart(v1::StepStart {
+            step: step.to_string(),
+            attempt: *attempt,
+            name: name.clone(),
+        }),
+        Body::StepEnd {
+            step,
+            status,
+            reason,
+        } => Wire::StepEnd(v1::StepEnd {
+            step: step.to_string(),
+            status: words::step_status_to(*status).into(),
+            reason: reason.clone(),
+        }),
         Body::RunCompleted => Wire::RunCompleted(v1::RunCompleted {}),
         Body::RunFailed { reason } => Wire::RunFailed(v1::RunFailed {
             reason: reason.clone(),
@@ -225,14 +243,14 @@ impl TryFrom<v1::Event> for Event {
     }
 }
 
-/// Checks the draft's shape as well ([`Draft::check_shape`]). A `position` is dropped: the
-/// server stamps it.
+/// Checks the draft's shape as well ([`Draft::check_shape`]). A `position` and an `attempt` are
+/// dropped: the server stamps them.
 impl TryFrom<v1::Draft> for Draft {
     type Error = Refusal;
 
     fn try_from(draft: v1::Draft) -> Result<Self, Refusal> {
         let mut draft = draft_from(draft, Source::Wire)?;
-        forget_position(&mut draft);
+        forget_stamps(&mut draft);
         draft.check_shape()?;
         Ok(draft)
     }
@@ -260,10 +278,12 @@ impl TryFrom<v1::Cursor> for Cursor {
     }
 }
 
-/// A draft's position is the server's to stamp.
-pub(crate) fn forget_position(draft: &mut Draft) {
-    if let Body::PartDelta { position, .. } = &mut draft.body {
-        *position = 0;
+/// A draft's position, or attempt, is the server's to stamp.
+pub(crate) fn forget_stamps(draft: &mut Draft) {
+    match &mut draft.body {
+        Body::PartDelta { position, .. } => *position = 0,
+        Body::StepStart { attempt, .. } => *attempt = 0,
+        _ => {},
     }
 }
 
@@ -341,6 +361,22 @@ pub(crate) fn data_from(data: Option<v1::Data>, source: Source) -> Result<Option
     }
 }
 
+fn step_start_from(body: v1::StepStart) -> Result<Body, Refusal> {
+    Ok(Body::StepStart {
+        step: field::name("body.step", &body.step)?,
+        attempt: body.attempt,
+        name: body.name,
+    })
+}
+
+fn step_end_from(body: v1::StepEnd) -> Result<Body, Refusal> {
+    Ok(Body::StepEnd {
+        step: field::name("body.step", &body.step)?,
+        status: words::step_status_from("body.status", body.status)?,
+        reason: body.reason,
+    })
+}
+
 fn body_from(body: Wire, source: Source) -> Result<Body, Refusal> {
     Ok(match body {
         Wire::RunStarted(body) => Body::RunStarted {
@@ -360,6 +396,8 @@ fn body_from(body: Wire, source: Source) -> Result<Body, Refusal> {
         Wire::RunCancelled(body) => Body::RunCancelled {
             cancel_offset: field::offset("body.cancel_offset", body.cancel_offset)?,
         },
+        Wire::StepStart(body) => step_start_from(body)?,
+        Wire::StepEnd(body) => step_end_from(body)?,
         Wire::MessageStart(body) => Body::MessageStart {
             message: field::name("body.message", &body.message)?,
             role: words::role_from("body.role", body.role)?,
@@ -464,6 +502,8 @@ pub fn payload_bytes(draft: &v1::Draft) -> usize {
         Some(Wire::App(body)) => body.name.len() + data(&body.data),
         Some(Wire::RunStarted(body)) => data(&body.meta),
         Some(Wire::RunEpilogue(body)) => data(&body.data),
+        Some(Wire::StepStart(body)) => body.name.as_ref().map_or(0, String::len),
+        Some(Wire::StepEnd(body)) => body.reason.as_ref().map_or(0, String::len),
         Some(
             Wire::RunClaimed(_)
             | Wire::RunOrphaned(_)

@@ -3,7 +3,9 @@
 //! Number 0 is "unspecified": it means the documented default, or MALFORMED where there is none.
 
 use everwire_core::Refusal;
-use everwire_core::event::{Codec, MessageStatus, PartKind, ParticipantKind, Role, Visibility};
+use everwire_core::event::{
+    Codec, MessageStatus, PartKind, ParticipantKind, Role, StepStatus, Visibility,
+};
 
 use crate::field::malformed;
 use crate::v1;
@@ -33,6 +35,8 @@ words! {
     role_to role_from Role { Assistant User Tool System } unspecified None;
     message_status_to message_status_from MessageStatus { Complete Cancelled Incomplete }
         unspecified Some(MessageStatus::Complete);
+    step_status_to step_status_from StepStatus { Complete Failed }
+        unspecified Some(StepStatus::Complete);
     part_kind_to part_kind_from PartKind { Text Reasoning ToolCall ToolResult Data File }
         unspecified None;
 }

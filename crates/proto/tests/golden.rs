@@ -12,12 +12,12 @@ use std::path::PathBuf;
 use bytes::Bytes;
 use everwire_core::clock::Timestamp;
 use everwire_core::event::{
-    Body, Codec, Event, MessageStatus, PartKind, Raw, Role, RunStamp, Visibility,
+    Body, Codec, Event, MessageStatus, PartKind, Raw, Role, RunStamp, StepStatus, Visibility,
 };
 use everwire_core::position::{RunEpoch, Seq};
 use everwire_core::row::{
     BatchRow, EpilogueRow, EpochRow, Frozen, HeadRow, InputRow, KeyRow, MessageRow, NameRow,
-    PartRow, Row, RunRow, RunState, TimerRow, TombstoneRow,
+    PartRow, Row, RunRow, RunState, StepRow, TimerRow, TombstoneRow,
 };
 use everwire_core::topology::{Change, Member, MemberState, Placement, Topology};
 use everwire_core::{Cancel, InputRef, NodeId, SessionNo, ShardId};
@@ -142,6 +142,22 @@ fn later_rows() -> Vec<(&'static str, Row)> {
             }),
         ),
         ("run-child", Row::Run(child_run())),
+        (
+            "run-in-a-step",
+            Row::Run(RunRow {
+                open_step: Some("s1".parse().unwrap()),
+                steps: 3,
+                ..run()
+            }),
+        ),
+        (
+            "step",
+            Row::Step(StepRow {
+                attempt: 2,
+                started: offset(7),
+                status: Some(StepStatus::Failed),
+            }),
+        ),
         (
             "tombstone",
             Row::Tombstone(TombstoneRow {

@@ -5,16 +5,27 @@
 //! disk, until everything that its predecessor held is held again, and any node until it votes in
 //! what the topology has placed on it. A spare node owes nothing, and is ready at once.
 //!
+//! Nor is it ready in the first moments of its life while its groups are about to be raised to
+//! newer rules: whoever comes to a new cluster should find all that it can do.
+//!
 //! Nothing that brings this about waits for a node to be ready: peers reach each other before.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
+use everwire_core::limits::DEAD_AFTER;
 use everwire_core::topology::{Member, MemberState, Topology};
 use everwire_core::{NodeId, ShardId};
+use everwire_rules::may_raise;
 use openraft::async_runtime::WatchReceiver;
 
+use crate::apply::Applier;
 use crate::host::Host;
 use crate::raft::types::Raft;
+
+/// A node waits for so long after its start for its groups to be raised: their leaders may see
+/// less than it sees.
+const RAISED_WITHIN: Duration = Duration::from_secs(5);
 
 /// See the module.
 pub(crate) fn is_ready(host: &Host) -> bool {
@@ -30,6 +41,9 @@ pub(crate) fn is_ready(host: &Host) -> bool {
     if topology.voters.contains(&me) && !votes(&host.meta.raft, me) {
         return false;
     }
+    if host.started.elapsed() < RAISED_WITHIN && is_raised_soon(host) {
+        return false;
+    }
     let mut placed = (0..).map(ShardId).zip(&topology.shards);
     placed.all(|(id, placement)| {
         !placement.replicas.contains(&me)
@@ -37,6 +51,25 @@ pub(crate) fn is_ready(host: &Host) -> bool {
                 .local(id)
                 .is_some_and(|shard| shard.leadership.leader().is_some() && votes(&shard.raft, me))
     })
+}
+
+/// Whether a group of this node's speaks older rules than all its members know, or one of them
+/// lives and has not yet said what it knows.
+fn is_raised_soon(host: &Host) -> bool {
+    let raised_soon = |raft: &Raft, applier: &Applier| {
+        let metrics = raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let members = metrics.membership_config.nodes();
+        let members: Vec<_> = members.map(|(node, _)| NodeId(*node)).collect();
+        let support = &host.shared.support;
+        let known: Vec<_> = members.iter().map(|node| support.of(*node)).collect();
+        let mut told = members.iter().zip(&known);
+        told.any(|(node, known)| known.is_none() && host.is_alive(*node, DEAD_AFTER))
+            || may_raise(applier.rules_version(), &known).is_some()
+    };
+    let mut shards = host.hosted().into_iter();
+    raised_soon(&host.meta.raft, &host.meta.applier)
+        || shards.any(|shard| raised_soon(&shard.raft, &shard.applier))
 }
 
 /// Whether a node of the same name, which this one replaces, is still to hold or to vote

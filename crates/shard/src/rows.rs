@@ -28,6 +28,7 @@ fn weight(key: &RowKey, row: Option<&Row>) -> usize {
             run.as_str().len()
         },
         RowKey::LiveRun(_, run) => run.as_str().len(),
+        RowKey::Step(_, run, step) => run.as_str().len() + step.as_str().len(),
         RowKey::Message(_, message) => message.as_str().len(),
         RowKey::Part(_, message, part) => message.as_str().len() + part.as_str().len(),
         RowKey::Input(_, author, input) | RowKey::Tombstone(_, author, input) => {

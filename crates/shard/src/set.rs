@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::entrance::{Entrance, opening};
-use crate::formation;
+use crate::formation::{self, Wish};
 use crate::group::Shared;
 use crate::handle::ShardHandle;
 use crate::host::Host;
@@ -341,7 +341,7 @@ impl ShardSet {
             stop,
         });
         let set = Self {
-            host: host.clone(),
+            host,
             running: Mutex::new(Some(Running {
                 duties: JoinSet::new(),
                 meta: meta_tasks,
@@ -350,17 +350,20 @@ impl ShardSet {
                 released,
             })),
         };
-        match steward::start(&host, entrance.wish).await {
+        set.take_up(entrance.wish).await
+    }
+
+    /// Starts what a node does besides serving. If it cannot, all that was started is stopped.
+    async fn take_up(self, wish: Option<Wish>) -> Result<Self, OpenError> {
+        match steward::start(&self.host, wish).await {
             Ok(duties) => {
-                if let Some(running) = &mut *set.running.lock().await {
+                if let Some(running) = &mut *self.running.lock().await {
                     running.duties = duties;
                 }
-                Ok(set)
+                Ok(self)
             },
             Err(error) => {
-                drop(host);
-                // The groups that did start hold the disk.
-                set.shutdown().await;
+                self.shutdown().await;
                 Err(error)
             },
         }

@@ -60,8 +60,10 @@ impl Disk for Trial {
     }
 
     fn open(&self, identity: Identity) -> Result<Arc<dyn Store>, StoreError> {
-        let mut last = self.last.lock().map_err(|_| {
-            StoreError::Io("the disk cannot be opened: an earlier opening panicked".to_owned())
+        let mut last = self.last.lock().map_err(|poisoned| {
+            StoreError::Io(format!(
+                "an earlier opening of the disk panicked: {poisoned}"
+            ))
         })?;
         let store = self.disk.open(identity)?;
         *last = Some(store.closing());

@@ -23,7 +23,7 @@ use std::ops::Range;
 use everwire_core::clock::Timestamp;
 use everwire_core::ids::{
     InputId, Key as ClientKey, MessageId, Namespace, NodeId, PartId, ParticipantId, RunId,
-    SessionName, SessionNo, Slot,
+    SessionName, SessionNo, Slot, StepId,
 };
 use everwire_core::position::{Offset, RunEpoch};
 use everwire_core::row::{RowKey, RowRange, SessionKey, TimerKind};
@@ -57,6 +57,8 @@ pub mod kind {
     pub const KEY_AGE: u8 = 0x0a;
     /// `rows`: `participant ‖ 00 ‖ input`: a stop of an input that no run answers yet.
     pub const TOMBSTONE: u8 = 0x0b;
+    /// `rows`: `run ‖ 00 ‖ step`.
+    pub const STEP: u8 = 0x0c;
     /// `index`: `run`.
     pub const LIVE_RUN: u8 = 0x20;
     /// `index`: `due_ms u64 ‖ kind u8` ([`TimerKind::number`](everwire_core::row::TimerKind)).
@@ -191,6 +193,7 @@ impl Key {
                 | RowKey::Run(..)
                 | RowKey::Epoch(..)
                 | RowKey::Batch(..)
+                | RowKey::Step(..)
                 | RowKey::Message(..)
                 | RowKey::Part(..)
                 | RowKey::Input(..)
@@ -386,6 +389,9 @@ fn row_bytes(key: &RowKey) -> Vec<u8> {
             .text(run.as_str())
             .bytes(&epoch.0.to_be_bytes())
             .bytes(&[*n]),
+        RowKey::Step(session, run, step) => of_session(*session, kind::STEP)
+            .text(run.as_str())
+            .last(step.as_str()),
         RowKey::Message(session, message) => {
             of_session(*session, kind::MESSAGE).last(message.as_str())
         },
@@ -501,6 +507,7 @@ impl<'a> Reader<'a> {
                 let [n] = self.array()?;
                 RowKey::Batch(session, run, epoch, n)
             },
+            kind::STEP => RowKey::Step(session, self.run()?, StepId::parse(self.last()?).ok()?),
             kind::MESSAGE => RowKey::Message(session, MessageId::parse(self.last()?).ok()?),
             kind::PART => {
                 let message = MessageId::parse(self.text()?).ok()?;

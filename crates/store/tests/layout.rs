@@ -12,7 +12,7 @@ use bytes::Bytes;
 use everwire_core::clock::Timestamp;
 use everwire_core::ids::{
     InputId, Key as ClientKey, MessageId, Namespace, NodeId, PartId, ParticipantId, RunId,
-    SessionName, SessionNo, Slot,
+    SessionName, SessionNo, Slot, StepId,
 };
 use everwire_core::position::{Offset, RunEpoch};
 use everwire_core::row::{RowKey, RowRange, SessionKey, TimerKind};
@@ -102,8 +102,10 @@ fn later_keys() -> Vec<(&'static str, Key)> {
     let ann = ParticipantId::parse("ann@x").unwrap();
     let input = InputId::parse("i").unwrap();
     let time = Timestamp(0x1122_3344_5566);
+    let (run, step) = (RunId::parse("r").unwrap(), StepId::parse("s").unwrap());
     vec![
         ("tombstone", Key::Row(RowKey::Tombstone(here(), ann, input))),
+        ("step", Key::Row(RowKey::Step(here(), run, step))),
         (
             "timer_orphan",
             Key::Row(RowKey::Timer(here(), time, TimerKind::OrphanLimit)),
@@ -246,6 +248,7 @@ macro_rules! name {
 name!(run_id, RunId, "[-.A-Z_a-z~:0-9]{1,4}");
 name!(message_id, MessageId, "[-.AZaz~]{1,3}");
 name!(part_id, PartId, "[-.AZaz~]{1,3}");
+name!(step_id, StepId, "[-.AZaz~]{1,3}");
 name!(input_id, InputId, "[-.AZaz~]{1,3}");
 name!(client_key, ClientKey, "[-.AZaz~]{1,3}");
 name!(participant, ParticipantId, "[!-~]{1,3}");
@@ -272,6 +275,7 @@ fn key() -> impl Strategy<Value = Key> {
             .prop_map(|(s, t, a, k)| RowKey::KeyAge(s, t, a, k)),
         (session(), run_id()).prop_map(|(s, r)| RowKey::LiveRun(s, r)),
         (session(), participant(), input_id()).prop_map(|(s, a, i)| RowKey::Tombstone(s, a, i)),
+        (session(), run_id(), step_id()).prop_map(|(s, r, i)| RowKey::Step(s, r, i)),
         (session(), time()).prop_map(|(s, t)| RowKey::Timer(s, t, TimerKind::StaleKeys)),
         (session(), time()).prop_map(|(s, t)| RowKey::Timer(s, t, TimerKind::OrphanLimit)),
     ];
@@ -304,6 +308,7 @@ fn meant(key: &Key) -> (Family, Option<(u16, u64)>, u8, Option<RowKey>, u64) {
                 RowKey::KeyAge(s, ..) => (of(s), kind::KEY_AGE),
                 RowKey::LiveRun(s, ..) => (of(s), kind::LIVE_RUN),
                 RowKey::Tombstone(s, ..) => (of(s), kind::TOMBSTONE),
+                RowKey::Step(s, ..) => (of(s), kind::STEP),
                 RowKey::Timer(s, ..) => (of(s), kind::TIMER),
             };
             (family, session, kind, Some(row.clone()), 0)

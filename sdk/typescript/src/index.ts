@@ -45,6 +45,7 @@ export {
   type TranscriptMessage,
   type TranscriptPart,
   type TranscriptRun,
+  type TranscriptStep,
   type TranscriptStop,
 } from './transcript.js';
 export type { WebSocketConstructor, WebSocketLike } from './websocket.js';

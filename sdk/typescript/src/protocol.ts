@@ -90,6 +90,17 @@ export interface Bodies {
   'run.cancelled': { readonly cancel_offset: number };
   /** What a run that was stopped gracefully still had to say; never part of its text. */
   'run.epilogue': DataFields;
+  /**
+   * What the run writes from here to the step's end is one attempt at it. What the attempt before
+   * it wrote does not count any more. `attempt` counts from 1; the server stamps it.
+   */
+  'step.start': { readonly step: string; readonly attempt: number; readonly name?: string };
+  /** Ends the open messages that began in the attempt, as complete or as incomplete. */
+  'step.end': {
+    readonly step: string;
+    readonly status: 'complete' | 'failed';
+    readonly reason?: string;
+  };
   'message.start': { readonly message: string; readonly role: Role };
   'message.end': {
     readonly message: string;

@@ -35,6 +35,9 @@ export interface TranscriptMessage {
   author: Author;
   /** The run that writes it; inputs have none. */
   run?: string;
+  /** The step of its run in which it began, and the attempt at that. */
+  step?: string;
+  attempt?: number;
   status: 'open' | 'complete' | 'cancelled' | 'incomplete';
   time: string;
   /** First and last offset that belong to it. */
@@ -73,10 +76,20 @@ export interface TranscriptRun {
   cancelled_by?: Author;
   /** Where its writer told that it has seen the stop: what it did before, it did not know. */
   observed_offset?: number;
+  /** The step that it is in. */
+  step?: TranscriptStep;
   /** What it had to say after a graceful stop, one entry for each event. */
   epilogue?: DataFields[];
   /** What went wrong, if it failed. */
   reason?: string;
+}
+
+/** An attempt at a step of a run. What an earlier attempt wrote is no part of the transcript. */
+export interface TranscriptStep {
+  readonly step: string;
+  /** From 1. */
+  readonly attempt: number;
+  readonly name?: string;
 }
 
 /** A stop. What it hit is told by the runs with its offset as their `cancel_offset`. */
@@ -155,8 +168,18 @@ export class Transcript {
     switch (event.kind) {
       case 'input':
         return this.#input(event.offset, event.time, event.author, event.body);
-      case 'message.start':
-        return this.#start(event, event.body.message, event.body.role);
+      case 'step.start':
+        this.#attempt(event);
+        return undefined;
+      case 'step.end':
+        this.#endStep(event);
+        return undefined;
+      case 'message.start': {
+        const message = this.#start(event, event.body.message, event.body.role);
+        const open = event.run === undefined ? undefined : this.#runs.get(event.run)?.step;
+        if (open !== undefined) Object.assign(message, { step: open.step, attempt: open.attempt });
+        return message;
+      }
       case 'message.end': {
         const message = this.#message(event, event.body.message);
         this.#seal(message, event.body.status);
@@ -291,9 +314,36 @@ export class Transcript {
     run.state = state;
     run.ended = offset;
     delete run.orphaned;
+    delete run.step;
     const status = state === 'cancelled' ? 'cancelled' : 'incomplete';
     for (const message of this.#open) {
       if (message.run === run.run) this.#seal(message, status);
+    }
+  }
+
+  /** An attempt begins. Those before it, and what they wrote, do not count any more. */
+  #attempt(event: Extract<SessionEvent, { kind: 'step.start' }>): void {
+    const { step, attempt, name } = event.body;
+    if (event.run === undefined) return;
+    const run = this.#runs.get(event.run) ?? this.#found(event.run, event);
+    run.step = { step, attempt, ...(name !== undefined && { name }) };
+    const superseded = (message: TranscriptMessage) =>
+      message.run === run.run && message.step === step;
+    if (!this.#messages.some(superseded)) return;
+    for (const message of this.#messages.filter(superseded)) {
+      this.#byId.delete(message.message);
+      this.#open.delete(message);
+    }
+    this.#messages = this.#messages.filter((message) => !superseded(message));
+  }
+
+  #endStep(event: Extract<SessionEvent, { kind: 'step.end' }>): void {
+    const { step, status } = event.body;
+    const run = event.run === undefined ? undefined : this.#runs.get(event.run);
+    if (run !== undefined) delete run.step;
+    for (const message of this.#open) {
+      if (message.run === event.run && message.step === step)
+        this.#seal(message, status === 'complete' ? 'complete' : 'incomplete');
     }
   }
 

@@ -173,3 +173,42 @@ test('an event stream reads the same however it is cut', () => {
   }
   assert.throws(() => new SseParser().push('x'.repeat(3 << 20)), /too large/);
 });
+
+test('a step that is tried again takes back what it said', () => {
+  const log = new FakeLog('s', '1-1');
+  log.startRun('r1', AGENT);
+  const say = (message, text) => {
+    log.output('r1', 'message.start', { message, role: 'assistant' });
+    log.output('r1', 'part.start', { message, part: 'p', part_kind: 'text' });
+    log.output('r1', 'part.delta', { message, part: 'p', position: 0, text });
+  };
+  say('m0', 'before');
+  log.output('r1', 'step.start', { step: 's', attempt: 1, name: 'Search' });
+  say('m1', 'wrong');
+  assert.deepEqual(read(log).run('r1').step, { step: 's', attempt: 1, name: 'Search' });
+  log.output('r1', 'step.start', { step: 's', attempt: 2 });
+  say('m2', 'right');
+  const texts = (transcript) => transcript.messages.map((one) => [textOf(one), one.status]);
+  assert.deepEqual(texts(read(log)), [
+    ['before', 'open'],
+    ['right', 'open'],
+  ]);
+  log.output('r1', 'step.end', { step: 's', status: 'failed', reason: 'no answer' });
+  const failed = read(log);
+  assert.deepEqual(texts(failed), [
+    ['before', 'open'],
+    ['right', 'incomplete'],
+  ]);
+  assert.equal(failed.run('r1').step, undefined);
+  assert.deepEqual([failed.messages[1].step, failed.messages[1].attempt], ['s', 2]);
+  // Saved in the middle and gone on with, it comes to the same.
+  const saved = new Transcript();
+  saved.load(JSON.parse(JSON.stringify(failed.save())));
+  for (const transcript of [failed, saved]) {
+    const next = { step: 's', attempt: 3 };
+    const event = { ...log.events.at(-1), kind: 'step.start', body: next, offset: log.tail + 1 };
+    transcript.apply(event);
+    assert.deepEqual(texts(transcript), [['before', 'open']]);
+    assert.deepEqual(transcript.run('r1').step, next);
+  }
+});

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use everwire_client::{Ack, AckRange, Acks, Client, Publisher, RunWriter, StartRun};
-use everwire_core::{Code, Draft, Lease, Offset, Refusal, RunEpoch, RunId, Seq, SessionName};
+use everwire_core::{Draft, Lease, Offset, Refusal, RunEpoch, RunId, Seq, SessionName};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::history::Acked;
 
@@ -53,21 +53,11 @@ impl Agent {
         lease: Option<Lease>,
     ) -> Self {
         let run = RunId::parse(run).expect("a good name");
-        let start = || StartRun {
+        let start = StartRun {
             lease,
             ..StartRun::new(run.clone())
         };
-        let raised_by = Instant::now() + WITHIN;
-        let publisher = loop {
-            match client.start(session, start()).await {
-                Ok(publisher) => break publisher,
-                Err(refusal) if lease.is_some() && refusal.code == Code::UnsupportedVersion => {
-                    assert!(Instant::now() < raised_by, "{run}: {refusal}");
-                    sleep(Duration::from_millis(50)).await;
-                },
-                Err(refusal) => panic!("{run}: {refusal}"),
-            }
-        };
+        let publisher = client.start(session, start).await.expect("it starts");
         let (progress, sent) = watch::channel(0);
         let (until, told) = watch::channel(usize::MAX);
         let pause = Duration::from_secs(1) / per_second;

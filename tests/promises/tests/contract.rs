@@ -22,9 +22,7 @@ mod servers;
 
 use std::path::Path;
 use std::process::Output;
-use std::time::Duration;
 
-use everwire_testkit::metrics::Metrics;
 use everwire_testkit::{Server, process, root, run, run_with_input};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -54,23 +52,6 @@ impl Dev {
             server,
             token,
         }
-    }
-
-    /// The same, once the node has raised its rules to the newest that it knows.
-    async fn start_raised() -> Self {
-        let dev = Self::start().await;
-        for _ in 0..100 {
-            let metrics = Metrics::read(&dev.server.admin).await;
-            let rules = |name: &str| metrics.sum(name);
-            let newest = rules("everwire_node_rules_known");
-            if rules("everwire_node_metadata_rules") == newest
-                && rules("everwire_node_shard_rules") == newest * rules("everwire_node_holds")
-            {
-                return dev;
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-        panic!("the rules are not raised");
     }
 
     fn data(&self) -> &Path {

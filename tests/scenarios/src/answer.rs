@@ -376,6 +376,30 @@ fn body(body: &Body) -> String {
         Body::RunEpilogue { data: said } => said.as_ref().map(data).unwrap_or_default(),
         Body::RunFailed { reason } => format!("{reason:?}"),
         Body::RunCancelled { cancel_offset } => format!("cancel_offset={cancel_offset}"),
+        Body::StepStart {
+            step,
+            attempt,
+            name,
+        } => {
+            let name = name.as_ref().map(|name| format!("{name:?}"));
+            joined([
+                Some(step.to_string()),
+                Some(format!("attempt={attempt}")),
+                name,
+            ])
+        },
+        Body::StepEnd {
+            step,
+            status,
+            reason,
+        } => {
+            let reason = reason.as_ref().map(|reason| format!("{reason:?}"));
+            joined([
+                Some(step.to_string()),
+                Some(status.as_str().to_owned()),
+                reason,
+            ])
+        },
         Body::MessageStart { message, role } => format!("{message} {}", role.as_str()),
         Body::MessageEnd { message, status } => format!("{message} {}", status.as_str()),
         Body::PartStart {

@@ -1,6 +1,6 @@
 //! A draft as a command line says it.
 
-use everwire_core::event::{Body, Data, Draft, MessageStatus, PartKind, Role};
+use everwire_core::event::{Body, Data, Draft, MessageStatus, PartKind, Role, StepStatus};
 use everwire_core::{Offset, Target};
 
 use crate::step::{name, offset_of};
@@ -10,6 +10,7 @@ use crate::words::Line;
 pub(crate) fn draft(line: &mut Line) -> Result<Draft, String> {
     let kind = line.take("a kind")?;
     let body = match kind.as_str() {
+        "step.start" | "step.end" => step(&kind, line)?,
         "message.start" => Body::MessageStart {
             message: name(line, "a message")?,
             role: word(line, Role::parse, Role::Assistant)?,
@@ -72,6 +73,22 @@ pub(crate) fn draft(line: &mut Line) -> Result<Draft, String> {
         other => return Err(format!("{other} is no kind")),
     };
     Ok(Draft::new(body))
+}
+
+fn step(kind: &str, line: &mut Line) -> Result<Body, String> {
+    let step = name(line, "a step")?;
+    if kind == "step.start" {
+        return Ok(Body::StepStart {
+            step,
+            attempt: 0,
+            name: line.take_if_any(),
+        });
+    }
+    Ok(Body::StepEnd {
+        step,
+        status: word(line, StepStatus::parse, StepStatus::Complete)?,
+        reason: line.take_if_any(),
+    })
 }
 
 fn word<T>(line: &mut Line, parse: fn(&str) -> Option<T>, default: T) -> Result<T, String> {

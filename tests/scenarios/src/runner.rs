@@ -189,8 +189,9 @@ impl Run {
         }
     }
 
-    /// `repeat 2..66 COMMAND`: the command once per number, which stands in place of `{n}`. The
-    /// answer is the last one; it is an error if another begins with another word.
+    /// `repeat 2..66 COMMAND`: the command once per number, which stands in place of `{n}`, and its
+    /// double in place of `{2n}`. The answer is the last one; it is an error if another begins with
+    /// another word.
     async fn repeat(
         &mut self,
         text: &str,
@@ -203,6 +204,7 @@ impl Run {
         let mut answer: Option<Vec<String>> = None;
         for place in number(first)?..=number(last)? {
             let command = command.replace("{n}", &place.to_string());
+            let command = command.replace("{2n}", &(2 * place).to_string());
             let step = parse(&command, &self.context)?;
             let lines = self.step(step, subject).await?;
             let word = |lines: &[String]| lines.first()?.split(' ').next().map(str::to_owned);

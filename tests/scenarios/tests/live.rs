@@ -2,18 +2,16 @@
 //! and, as its last line, `N passed, N failed`. What only the rules alone can give (a clock, the
 //! attach function) is skipped, loudly.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use everwire_core::command::CancelOutcome;
 use everwire_core::grant::Capability;
-use everwire_core::limits::SHARDS_DEFAULT;
 use everwire_core::row::RunState;
 use everwire_core::{
-    Cancel, Code, Cursor, Draft, Event, Key, Namespace, Offset, ParticipantKind, Refusal, RunEpoch,
-    RunId, Seq, SessionName, ShardId, Slot,
+    Cancel, Code, Cursor, Draft, Event, Key, Offset, Refusal, RunEpoch, RunId, Seq,
 };
 use everwire_proto::control::HoldsCancel;
 use everwire_proto::refusal::from_status;
@@ -290,23 +288,6 @@ impl Call {
         })
     }
 
-    async fn until_leases_are_granted(&self) {
-        for number in 0_u32.. {
-            let start = Action::Start {
-                run: RunId::parse(&format!("r{number}")).expect("a name"),
-                parent: None,
-                input: None,
-                lease: None,
-                meta: None,
-                key: None,
-            };
-            match self.start(&start).await {
-                Ok(Answer::Granted { lease: Some(_), .. }) => return,
-                _ => tokio::time::sleep(Duration::from_millis(50)).await,
-            }
-        }
-    }
-
     async fn claim(
         &self,
         run: &RunId,
@@ -486,33 +467,6 @@ fn read_events(events: Vec<v1::Event>) -> Result<Vec<Event>, Status> {
         .map_err(|refusal| Status::internal(refusal.message))
 }
 
-/// A shard speaks the first rules until its members have said what they know. Waits until each
-/// grants leases.
-async fn until_the_rules_are_raised(channel: &Channel, data: &Path) {
-    let rights = tokens::everything();
-    let claims = tokens::claims("bot", ParticipantKind::Agent, &[("*", &rights)]);
-    let namespace = Namespace::parse("dev").expect("a namespace");
-    let mut call = Call {
-        channel: channel.clone(),
-        token: tokens::mint(data, &claims),
-        session: String::new(),
-        session_epoch: String::new(),
-    };
-    let mut raised = BTreeSet::new();
-    for number in 0_u32.. {
-        if raised.len() == usize::try_from(SHARDS_DEFAULT).expect("a few") {
-            break;
-        }
-        call.session = format!("raised.{number}");
-        let name = SessionName::parse(&call.session).expect("a name");
-        let shard = ShardId::holding(Slot::of(&namespace, &name), SHARDS_DEFAULT);
-        if raised.insert(shard) {
-            let waits = tokio::time::timeout(WITHIN, call.until_leases_are_granted());
-            waits.await.expect("the rules of every shard are raised");
-        }
-    }
-}
-
 /// How the files went.
 #[derive(Default)]
 struct Count {
@@ -531,7 +485,6 @@ async fn all(scripts: Vec<Script>, data: &Path) -> Count {
     }
     let server = Server::dev(data).await;
     let channel = grpc::channel(&server.grpc).await;
-    until_the_rules_are_raised(&channel, data).await;
     let mut count = Count::default();
     for script in scripts {
         let mut live = Live {

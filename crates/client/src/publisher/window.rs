@@ -417,6 +417,7 @@ fn envelope_bytes(draft: &Draft) -> usize {
         Body::PartStart { message, part, .. }
         | Body::PartDelta { message, part, .. }
         | Body::PartEnd { message, part, .. } => message.as_str().len() + part.as_str().len(),
+        Body::StepStart { step, .. } | Body::StepEnd { step, .. } => step.as_str().len(),
         Body::Input { input, .. } => input.as_str().len(),
         // No writer sends the others; the server refuses them.
         Body::RunStarted { .. }

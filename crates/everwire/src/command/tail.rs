@@ -162,6 +162,22 @@ fn summary(event: &Event) -> String {
         Body::PartDelta { text, .. } | Body::Input { text, .. } => format!("{text:?}"),
         Body::RunFailed { reason } => reason.clone(),
         Body::RunCancelled { cancel_offset } => format!("at {cancel_offset}"),
+        Body::StepStart {
+            step,
+            attempt,
+            name,
+        } => {
+            let name = name.as_ref().map(|name| format!(" {name}"));
+            format!("{step} attempt {attempt}{}", name.unwrap_or_default())
+        },
+        Body::StepEnd {
+            step,
+            status,
+            reason,
+        } => {
+            let reason = reason.as_ref().map(|reason| format!(": {reason}"));
+            format!("{step} {}{}", status.as_str(), reason.unwrap_or_default())
+        },
         Body::MessageStart { message, role } => format!("{message} {}", role.as_str()),
         Body::MessageEnd { message, status } => format!("{message} {}", status.as_str()),
         Body::PartStart {

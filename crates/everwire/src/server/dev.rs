@@ -2,9 +2,11 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use clap::Args;
 use everwire_core::limits::{EDGE_DRAIN_MIN, FLUSH_EVERY, SCRUB_EVERY, SHARDS_DEFAULT};
+use everwire_core::{Clock, Random};
 use everwire_edge::{Edge, EdgeConfig};
 use everwire_node::{Kept, Node, NodeConfig};
 use everwire_proto::token::Verifier;
@@ -86,6 +88,36 @@ impl Default for DevConfig {
     }
 }
 
+impl DevConfig {
+    fn node(
+        &self,
+        auth_key: Vec<u8>,
+        clock: &Arc<dyn Clock>,
+        random: &Arc<dyn Random>,
+    ) -> NodeConfig {
+        NodeConfig {
+            data: self.data.clone(),
+            cluster: None,
+            grpc: self.grpc,
+            listener: None,
+            advertise: None,
+            auth_key,
+            tls: None,
+            insecure: self.insecure,
+            shards: SHARDS_DEFAULT,
+            peers: None,
+            kept: Kept::default(),
+            flush_every: FLUSH_EVERY,
+            scrub_every: SCRUB_EVERY,
+            clock: clock.clone(),
+            random: random.clone(),
+            on_fatal: on_fatal(),
+            rules: rules_known(),
+            version: crate::VERSION.to_owned(),
+        }
+    }
+}
+
 /// Runs until SIGTERM or SIGINT.
 pub(crate) async fn run(
     sources: &Sources,
@@ -109,26 +141,7 @@ pub(crate) async fn run(
     let verifier = Verifier::new(&keys.verifying)
         .map_err(|error| Failure::failed(format!("--auth-key cannot be used: {error}")))?;
     let token = keys.edge_token(clock.now())?;
-    let node = NodeConfig {
-        data: config.data.clone(),
-        cluster: None,
-        grpc: config.grpc,
-        listener: None,
-        advertise: None,
-        auth_key: keys.verifying.clone(),
-        tls: None,
-        insecure: config.insecure,
-        shards: SHARDS_DEFAULT,
-        peers: None,
-        kept: Kept::default(),
-        flush_every: FLUSH_EVERY,
-        scrub_every: SCRUB_EVERY,
-        clock: clock.clone(),
-        random: random.clone(),
-        on_fatal: on_fatal(),
-        rules: rules_known(),
-        version: crate::VERSION.to_owned(),
-    };
+    let node = config.node(keys.verifying.clone(), &clock, &random);
     let node = Node::start_unless(node, stop.received()).await;
     let Some(node) = node.map_err(|error| not_started(&error))? else {
         return Ok(());
@@ -159,14 +172,21 @@ pub(crate) async fn run(
     edge.register_metrics(&mut registry);
     let (grpc, http, admin_addr) = (node.grpc_addr(), edge.http_addr(), admin.addr());
     let (node_ready, edge_ready) = (node.ready_probe(), edge.ready_probe());
-    let ready = std::sync::Arc::new(move || node_ready() && edge_ready());
+    let ready = Arc::new(move || node_ready() && edge_ready());
     admin.started(registry, ready);
-    Ready::announce(Some(grpc), Some(http), admin_addr)?;
-
-    stop.received().await;
+    let told = tokio::select! {
+        () = node.wait_ready() => {
+            let told = Ready::announce(Some(grpc), Some(http), admin_addr);
+            if told.is_ok() {
+                stop.received().await;
+            }
+            told
+        },
+        () = stop.received() => Ok(()),
+    };
     tracing::info!("stopping");
     edge.shutdown().await;
     node.shutdown().await;
     stopped.cancel();
-    Ok(())
+    told
 }

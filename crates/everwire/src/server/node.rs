@@ -274,15 +274,18 @@ pub(crate) async fn run(
     let (grpc, admin_addr) = (node.grpc_addr(), admin.addr());
     admin.started(registry, node.ready_probe());
     let peer = node.peer_addr();
-    tokio::select! {
+    let told = tokio::select! {
         () = node.wait_ready() => {
-            Ready::node(grpc, peer, admin_addr)?;
-            stop.received().await;
+            let told = Ready::node(grpc, peer, admin_addr);
+            if told.is_ok() {
+                stop.received().await;
+            }
+            told
         },
-        () = stop.received() => {},
-    }
+        () = stop.received() => Ok(()),
+    };
     tracing::info!("stopping");
     node.shutdown().await;
     stopped.cancel();
-    Ok(())
+    told
 }

@@ -282,7 +282,7 @@ pub mod cancel {
 /// docs/protocol/storage.md.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Row {
-    #[prost(oneof = "row::Row", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13")]
+    #[prost(oneof = "row::Row", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14")]
     pub row: ::core::option::Option<row::Row>,
 }
 /// Nested message and enum types in `Row`.
@@ -315,6 +315,8 @@ pub mod row {
         Timer(super::TimerRow),
         #[prost(message, tag = "13")]
         Tombstone(super::TombstoneRow),
+        #[prost(message, tag = "14")]
+        Step(super::StepRow),
     }
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -394,6 +396,12 @@ pub struct RunRow {
     pub unobserved: ::core::option::Option<u64>,
     #[prost(message, optional, tag = "16")]
     pub epilogue: ::core::option::Option<EpilogueRow>,
+    /// The step that it is in; empty for none.
+    #[prost(string, tag = "17")]
+    pub open_step: ::prost::alloc::string::String,
+    /// Steps that it has begun, each counted once.
+    #[prost(uint32, tag = "18")]
+    pub steps: u32,
 }
 /// What the writer of a cancelled run may still append.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -424,6 +432,17 @@ pub struct BatchRow {
     pub last_seq: u64,
     #[prost(uint64, tag = "3")]
     pub first_offset: u64,
+}
+/// The newest attempt at a step.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct StepRow {
+    #[prost(uint32, tag = "1")]
+    pub attempt: u32,
+    #[prost(uint64, tag = "2")]
+    pub started: u64,
+    /// Numbers of everwire.v1.StepStatus; 0 while it is open.
+    #[prost(uint32, tag = "3")]
+    pub status: u32,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct MessageRow {

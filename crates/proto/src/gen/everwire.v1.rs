@@ -57,7 +57,7 @@ pub struct Draft {
     pub raw: ::core::option::Option<Raw>,
     #[prost(
         oneof = "draft::Body",
-        tags = "16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31"
+        tags = "16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33"
     )]
     pub body: ::core::option::Option<draft::Body>,
 }
@@ -97,6 +97,10 @@ pub mod draft {
         RunEpilogue(super::RunEpilogue),
         #[prost(message, tag = "31")]
         SignalObserved(super::SignalObserved),
+        #[prost(message, tag = "32")]
+        StepStart(super::StepStart),
+        #[prost(message, tag = "33")]
+        StepEnd(super::StepEnd),
     }
 }
 /// A provider's chunk, or anything else that the server does not read.
@@ -168,6 +172,31 @@ pub struct RunCancelled {
 pub struct RunEpilogue {
     #[prost(message, optional, tag = "1")]
     pub data: ::core::option::Option<Data>,
+}
+/// step.start: what the run writes from here to the step's end is one attempt at it. What the
+/// attempt before it wrote does not count any more.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct StepStart {
+    /// Unique in its run; chosen by the agent.
+    #[prost(string, tag = "1")]
+    pub step: ::prost::alloc::string::String,
+    /// From 1; stamped by the server.
+    #[prost(uint32, tag = "2")]
+    pub attempt: u32,
+    /// A label for people.
+    #[prost(string, optional, tag = "3")]
+    pub name: ::core::option::Option<::prost::alloc::string::String>,
+}
+/// step.end: ends the open messages that began in the attempt with it.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct StepEnd {
+    #[prost(string, tag = "1")]
+    pub step: ::prost::alloc::string::String,
+    /// Unspecified means complete.
+    #[prost(enumeration = "StepStatus", tag = "2")]
+    pub status: i32,
+    #[prost(string, optional, tag = "3")]
+    pub reason: ::core::option::Option<::prost::alloc::string::String>,
 }
 /// message.start
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -388,6 +417,36 @@ impl Codec {
             "CODEC_PLAIN" => Some(Self::Plain),
             "CODEC_SEALED" => Some(Self::Sealed),
             "CODEC_OPAQUE" => Some(Self::Opaque),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum StepStatus {
+    Unspecified = 0,
+    Complete = 1,
+    /// It may be tried again.
+    Failed = 2,
+}
+impl StepStatus {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "STEP_STATUS_UNSPECIFIED",
+            Self::Complete => "STEP_STATUS_COMPLETE",
+            Self::Failed => "STEP_STATUS_FAILED",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "STEP_STATUS_UNSPECIFIED" => Some(Self::Unspecified),
+            "STEP_STATUS_COMPLETE" => Some(Self::Complete),
+            "STEP_STATUS_FAILED" => Some(Self::Failed),
             _ => None,
         }
     }

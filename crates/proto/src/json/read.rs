@@ -14,7 +14,7 @@ use everwire_core::control::Cancel;
 use everwire_core::event::Kind;
 use everwire_core::event::{
     Author, Body, Codec, Data, Draft, Event, MessageStatus, PartKind, ParticipantKind, Raw, Role,
-    RunStamp, Visibility,
+    RunStamp, StepStatus, Visibility,
 };
 use everwire_core::position::Offset;
 use serde::Deserialize;
@@ -23,7 +23,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use crate::control::{CancelFields, input_ref};
-use crate::event::forget_position;
+use crate::event::forget_stamps;
 use crate::field::{self, malformed};
 use crate::v1;
 
@@ -228,7 +228,7 @@ pub(crate) fn draft(fields: &Fields<'_>) -> Result<Draft, Refusal> {
         body,
         raw,
     };
-    forget_position(&mut draft);
+    forget_stamps(&mut draft);
     draft.check_shape()?;
     Ok(draft)
 }
@@ -270,6 +270,23 @@ fn run_started(fields: &Fields<'_>) -> Result<Body, Refusal> {
     })
 }
 
+fn step_start(fields: &Fields<'_>) -> Result<Body, Refusal> {
+    Ok(Body::StepStart {
+        step: fields.some_name("step")?,
+        attempt: fields.small("attempt")?.unwrap_or(0),
+        name: fields.text("name")?,
+    })
+}
+
+fn step_end(fields: &Fields<'_>) -> Result<Body, Refusal> {
+    let status = fields.word("status", StepStatus::parse)?;
+    Ok(Body::StepEnd {
+        step: fields.some_name("step")?,
+        status: status.unwrap_or(StepStatus::Complete),
+        reason: fields.text("reason")?,
+    })
+}
+
 fn body_of(kind: Kind, fields: &Fields<'_>) -> Result<Body, Refusal> {
     Ok(match kind {
         Kind::RunStarted => run_started(fields)?,
@@ -285,6 +302,8 @@ fn body_of(kind: Kind, fields: &Fields<'_>) -> Result<Body, Refusal> {
         Kind::RunCancelled => Body::RunCancelled {
             cancel_offset: fields.some_offset("cancel_offset")?,
         },
+        Kind::StepStart => step_start(fields)?,
+        Kind::StepEnd => step_end(fields)?,
         Kind::MessageStart => Body::MessageStart {
             message: fields.some_name("message")?,
             role: fields.some_word("role", Role::parse)?,

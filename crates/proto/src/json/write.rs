@@ -8,7 +8,7 @@ use everwire_core::clock::Timestamp;
 use everwire_core::control::{InputRef, Target};
 use everwire_core::event::{Body, Data, Draft, Event, Raw};
 use everwire_core::position::{Offset, SessionEpoch};
-use everwire_core::{Details, Refusal, RunId};
+use everwire_core::{Details, Refusal, RunId, StepId};
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 use time::OffsetDateTime;
@@ -186,6 +186,10 @@ struct BodyJson<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     parent: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    step: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    attempt: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     message: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     role: Option<&'static str>,
@@ -220,6 +224,10 @@ struct BodyJson<'a> {
 }
 
 impl<'a> BodyJson<'a> {
+    #[expect(
+        clippy::too_many_lines,
+        reason = "a table: one short arm for each kind of event"
+    )]
     fn new(body: &'a Body, raw: Option<&'a Raw>) -> Self {
         let mut json = Self {
             raw: raw.map(|raw| RawJson {
@@ -238,6 +246,20 @@ impl<'a> BodyJson<'a> {
             Body::RunEpilogue { data } => json.with_data(data.as_ref()),
             Body::RunFailed { reason } => json.reason = Some(reason),
             Body::RunCancelled { cancel_offset } => json.cancel_offset = Some(cancel_offset.get()),
+            Body::StepStart {
+                step,
+                attempt,
+                name,
+            } => json.of_step(step, Some(*attempt), name.as_deref()),
+            Body::StepEnd {
+                step,
+                status,
+                reason,
+            } => {
+                json.of_step(step, None, None);
+                json.status = Some(status.as_str());
+                json.reason = reason.as_deref();
+            },
             Body::MessageStart { message, role } => {
                 json.message = Some(message.as_str());
                 json.role = Some(role.as_str());
@@ -301,6 +323,12 @@ impl<'a> BodyJson<'a> {
         self.with_input(input);
         self.parent = parent.map(|parent| parent.as_str());
         (self.meta, self.meta_base64) = written(meta);
+    }
+
+    fn of_step(&mut self, step: &'a StepId, attempt: Option<u32>, name: Option<&'a str>) {
+        self.step = Some(step.as_str());
+        self.attempt = attempt;
+        self.name = name;
     }
 
     fn with_target(&mut self, target: &'a Target) {

@@ -5,7 +5,7 @@ use everwire_core::ids::{MessageId, PartId, SessionNo};
 use everwire_core::position::{Offset, RunEpoch, Seq};
 use everwire_core::row::{
     BatchRow, EpilogueRow, EpochRow, Frozen, HeadRow, InputRow, KeyRow, MessageRow, NameRow,
-    PartRow, Row, RunRow, RunState, TimerRow, TombstoneRow,
+    PartRow, Row, RunRow, RunState, StepRow, TimerRow, TombstoneRow,
 };
 
 use super::command::{hash_from, hash_to};
@@ -36,6 +36,7 @@ pub(super) fn row_to(row: &Row) -> disk::Row {
             last_seq: row.last_seq.0,
             first_offset: row.first_offset.get(),
         }),
+        Row::Step(row) => DiskRow::Step(step_to(*row)),
         Row::Message(row) => DiskRow::Message(message_to(row)),
         Row::Part(row) => DiskRow::Part(disk::PartRow {
             kind: unsigned(words::part_kind_to(row.kind).into()),
@@ -88,6 +89,7 @@ pub(super) fn row_from(row: disk::Row) -> Result<Row, StorageError> {
                 last_seq: Seq(row.last_seq),
                 first_offset: field::offset("first_offset", row.first_offset)?,
             }),
+            DiskRow::Step(row) => Row::Step(step_from(row)?),
             DiskRow::Message(row) => Row::Message(message_from(row)?),
             DiskRow::Part(row) => Row::Part(PartRow {
                 kind: words::part_kind_from("kind", signed(row.kind)?)?,
@@ -186,6 +188,8 @@ fn run_to(row: &RunRow) -> disk::RunRow {
         epoch_closed: row.epoch_closed,
         open_messages: row.open_messages.iter().map(ToString::to_string).collect(),
         open_parts: row.open_parts,
+        open_step: text(row.open_step.as_ref()),
+        steps: row.steps,
     }
 }
 
@@ -223,6 +227,29 @@ fn run_from(row: disk::RunRow) -> Result<RunRow, StorageError> {
             .map(|message| field::name::<MessageId>("open_messages", message))
             .collect::<Result<_, _>>()?,
         open_parts: row.open_parts,
+        open_step: field::optional_name("open_step", &row.open_step)?,
+        steps: row.steps,
+    })
+}
+
+fn step_to(row: StepRow) -> disk::StepRow {
+    let status = row.status.map(words::step_status_to);
+    disk::StepRow {
+        attempt: row.attempt,
+        started: row.started.get(),
+        status: status.map_or(0, |status| unsigned(status.into())),
+    }
+}
+
+fn step_from(row: disk::StepRow) -> Result<StepRow, StorageError> {
+    let status = match row.status {
+        0 => None,
+        number => Some(words::step_status_from("status", signed(number)?)?),
+    };
+    Ok(StepRow {
+        attempt: row.attempt,
+        started: field::offset("started", row.started)?,
+        status,
     })
 }
 

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use everwire_core::clock::Timestamp;
 use everwire_core::command::{Batch, Command, Control, Expire, Fire, Op, StartRun};
 use everwire_core::event::{
-    Author, Body, Data, Draft, MessageStatus, PartKind, ParticipantKind, Role,
+    Author, Body, Data, Draft, MessageStatus, PartKind, ParticipantKind, Role, StepStatus,
 };
 use everwire_core::position::{Offset, RunEpoch, Seq};
 use everwire_core::row::{RunState, SessionKey, TimerKind};
@@ -99,6 +99,22 @@ pub(crate) fn later_bodies() -> Vec<(&'static str, Body)> {
         ),
         ("run-orphaned", Body::RunOrphaned),
         ("run-epilogue", Body::RunEpilogue { data: json() }),
+        (
+            "step-start",
+            Body::StepStart {
+                step: "s1".parse().unwrap(),
+                attempt: 2,
+                name: Some("search".into()),
+            },
+        ),
+        (
+            "step-end",
+            Body::StepEnd {
+                step: "s1".parse().unwrap(),
+                status: StepStatus::Failed,
+                reason: Some("no answer".into()),
+            },
+        ),
         (
             "signal-cancel-subtree",
             cancel(Target::Subtree("r1".parse().unwrap())),

@@ -10,7 +10,7 @@ use everwire_core::ids::{Namespace, SessionNo, Slot};
 use everwire_core::position::{RunEpoch, Seq};
 use everwire_core::row::{
     BatchRow, EpilogueRow, EpochRow, Frozen, HeadRow, InputRow, KeyRow, MessageRow, NameRow,
-    PartRow, Row, RunRow, SessionKey, TimerKind, TimerRow, TombstoneRow,
+    PartRow, Row, RunRow, SessionKey, StepRow, TimerKind, TimerRow, TombstoneRow,
 };
 use proptest::collection::vec;
 use proptest::option;
@@ -19,7 +19,7 @@ use proptest::sample::select;
 
 use super::{
     author, cancel, data, draft, input_ref, message_status, name, offset, part_kind, participant,
-    refusal, role, run_epoch, run_state, session_epoch,
+    refusal, role, run_epoch, run_state, session_epoch, step_status,
 };
 
 fn namespace() -> impl Strategy<Value = Namespace> {
@@ -263,7 +263,11 @@ fn run() -> impl Strategy<Value = RunRow> {
     let names = (participant(), option::of(input_ref()), vec(name(), 0..4));
     let places = (offset(), option::of(offset()), option::of(offset()));
     let rest = (run_state(), run_epoch(), any::<bool>(), any::<u32>());
-    let later = (option::of(name()), any::<(u32, u32)>());
+    let later = (
+        option::of(name()),
+        any::<(u32, u32, u32)>(),
+        option::of(name()),
+    );
     let times = (
         option::of(any::<u64>()),
         option::of((run_epoch(), any::<u64>())),
@@ -285,6 +289,8 @@ fn run() -> impl Strategy<Value = RunRow> {
         epoch_closed: rest.2,
         open_messages: names.2,
         open_parts: rest.3,
+        open_step: later.2,
+        steps: later.1.2,
         ..RunRow::started(names.0, places.0)
     })
 }
@@ -336,6 +342,13 @@ pub(crate) fn row() -> impl Strategy<Value = Row> {
             first_offset
         })),
         message().prop_map(Row::Message),
+        (any::<u32>(), offset(), option::of(step_status())).prop_map(
+            |(attempt, started, status)| Row::Step(StepRow {
+                attempt,
+                started,
+                status,
+            })
+        ),
         (part_kind(), any::<(bool, u64, u64)>()).prop_map(|(kind, (open, bytes, deltas))| {
             Row::Part(PartRow {
                 kind,

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use everwire_core::clock::Timestamp;
 use everwire_core::event::{
     Author, Body, Codec, Data, Draft, Event, MessageStatus, PartKind, ParticipantKind, Raw, Role,
-    RunStamp, Visibility,
+    RunStamp, StepStatus, Visibility,
 };
 use everwire_core::ids::ParticipantId;
 use everwire_core::position::{Cursor, Offset, RunEpoch, Seq, SessionEpoch};
@@ -93,6 +93,10 @@ pub(crate) fn role() -> impl Strategy<Value = Role> {
     select(vec![Role::Assistant, Role::User, Role::Tool, Role::System])
 }
 
+pub(crate) fn step_status() -> impl Strategy<Value = StepStatus> {
+    select(StepStatus::ALL.to_vec())
+}
+
 pub(crate) fn message_status() -> impl Strategy<Value = MessageStatus> {
     use MessageStatus::{Cancelled, Complete, Incomplete};
     select(vec![Complete, Cancelled, Incomplete])
@@ -102,8 +106,11 @@ pub(crate) fn part_kind() -> impl Strategy<Value = PartKind> {
     select(PartKind::ALL.to_vec())
 }
 
-/// A body; `positions` says where deltas stand.
-fn body(positions: impl Strategy<Value = u64> + 'static) -> impl Strategy<Value = Body> {
+/// A body; `positions` says where deltas stand, and `attempts` which attempt a step is at.
+fn body(
+    positions: impl Strategy<Value = u64> + 'static,
+    attempts: impl Strategy<Value = u32> + 'static,
+) -> impl Strategy<Value = Body> {
     let part = || (name(), name());
     prop_oneof![
         (option::of(input_ref()), option::of(name()), data()).prop_map(|(input, parent, meta)| {
@@ -115,6 +122,20 @@ fn body(positions: impl Strategy<Value = u64> + 'static) -> impl Strategy<Value 
         }),
         Just(Body::RunOrphaned),
         data().prop_map(|data| Body::RunEpilogue { data }),
+        (name(), attempts, any::<Option<String>>()).prop_map(|(step, attempt, name)| {
+            Body::StepStart {
+                step,
+                attempt,
+                name,
+            }
+        }),
+        (name(), step_status(), any::<Option<String>>()).prop_map(|(step, status, reason)| {
+            Body::StepEnd {
+                step,
+                status,
+                reason,
+            }
+        }),
         offset().prop_map(|signal_offset| Body::SignalObserved { signal_offset }),
         Just(Body::RunClaimed),
         Just(Body::RunCompleted),
@@ -223,7 +244,7 @@ fn draft_of(body: impl Strategy<Value = Body>) -> impl Strategy<Value = Draft> {
 }
 
 pub(crate) fn draft() -> impl Strategy<Value = Draft> {
-    draft_of(body(Just(0)))
+    draft_of(body(Just(0), Just(0)))
 }
 
 /// An input or an `app` event.
@@ -247,7 +268,7 @@ fn stamp() -> impl Strategy<Value = Option<RunStamp>> {
 }
 
 pub(crate) fn event() -> impl Strategy<Value = Event> {
-    let draft = draft_of(body(0..=Offset::MAX.get()));
+    let draft = draft_of(body(0..=Offset::MAX.get(), any::<u32>()));
     let event = (offset(), time(), stamp(), author(), draft);
     event.prop_map(|(offset, time, run, author, draft)| Event {
         offset,

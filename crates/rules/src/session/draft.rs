@@ -3,10 +3,10 @@
 //! Whether a message is open and this run's own is in the run row, so that a delta reads and
 //! writes one small part row and nothing else.
 
-use everwire_core::event::{Body, MessageStatus, PartKind};
-use everwire_core::limits::{OPEN_MESSAGES_MAX, OPEN_PARTS_MAX};
-use everwire_core::row::{MessageRow, PartRow, Row, RowKey, RunRow};
-use everwire_core::{Code, Details, MessageId, PartId, Refusal, RunId};
+use everwire_core::event::{Body, MessageStatus, PartKind, StepStatus};
+use everwire_core::limits::{OPEN_MESSAGES_MAX, OPEN_PARTS_MAX, STEPS_PER_RUN_MAX};
+use everwire_core::row::{MessageRow, PartRow, Row, RowKey, RunRow, StepRow};
+use everwire_core::{Code, Details, MessageId, Offset, PartId, Refusal, RunId, StepId};
 
 use super::Stop;
 use super::lookup::Session;
@@ -29,6 +29,11 @@ impl Page<'_> {
         body: &mut Body,
     ) -> Result<(), Stop> {
         match body {
+            Body::StepStart { step, attempt, .. } => {
+                *attempt = self.start_step(session, step)?;
+                Ok(())
+            },
+            Body::StepEnd { step, status, .. } => self.end_step(session, step, *status),
             Body::MessageStart { message, role } => {
                 let row = MessageRow {
                     run: self.id.clone(),
@@ -81,6 +86,84 @@ impl Page<'_> {
         }
     }
 
+    /// Begins the next attempt at a step. One that is open is superseded by it, and needs no end.
+    fn start_step(&mut self, session: &mut Session<'_, '_>, step: &StepId) -> Result<u32, Stop> {
+        if let Some(open) = &self.run.open_step
+            && open != step
+        {
+            let message = "another step of the run is open: steps do not nest";
+            return Err(self.refuse(message).into());
+        }
+        let row_key = RowKey::Step(session.key, self.id.clone(), step.clone());
+        let before = session.step.step_of_run(&row_key)?;
+        let attempt = match before {
+            Some(before) => {
+                if self.run.open_step.is_some() {
+                    self.close_since(session, before.started, MessageStatus::Incomplete)?;
+                }
+                let attempt = before.attempt.checked_add(1);
+                attempt.ok_or_else(|| too_many("the step has too many attempts", u32::MAX))?
+            },
+            None if self.run.steps >= STEPS_PER_RUN_MAX => {
+                return Err(too_many("the run has too many steps", STEPS_PER_RUN_MAX).into());
+            },
+            None => {
+                self.run.steps += 1;
+                1
+            },
+        };
+        let row = StepRow {
+            attempt,
+            started: session.head.tail.next(),
+            status: None,
+        };
+        session.step.put(row_key, Row::Step(row));
+        self.run.open_step = Some(step.clone());
+        self.changed = true;
+        Ok(attempt)
+    }
+
+    /// Ends the open messages that began in an attempt at a step, which began there.
+    fn close_since(
+        &mut self,
+        session: &mut Session<'_, '_>,
+        began: Offset,
+        status: MessageStatus,
+    ) -> Result<(), Stop> {
+        for message in self.run.open_messages.clone() {
+            let (_, row) = self.open_message(session, &message)?;
+            if row.started > began {
+                self.close_message(session, &message, status)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn end_step(
+        &mut self,
+        session: &mut Session<'_, '_>,
+        step: &StepId,
+        status: StepStatus,
+    ) -> Result<(), Stop> {
+        if self.run.open_step.as_ref() != Some(step) {
+            return Err(self.refuse("the run has no open step of this id").into());
+        }
+        let row_key = RowKey::Step(session.key, self.id.clone(), step.clone());
+        let row = session.step.step_of_run(&row_key)?;
+        let mut row =
+            row.ok_or_else(|| ViewError(format!("no row for {row_key:?}, which is open")))?;
+        let messages = match status {
+            StepStatus::Complete => MessageStatus::Complete,
+            StepStatus::Failed => MessageStatus::Incomplete,
+        };
+        self.close_since(session, row.started, messages)?;
+        row.status = Some(status);
+        session.step.put(row_key, Row::Step(row));
+        self.run.open_step = None;
+        self.changed = true;
+        Ok(())
+    }
+
     fn start_message(
         &mut self,
         session: &mut Session<'_, '_>,
@@ -107,6 +190,15 @@ impl Page<'_> {
         message: &MessageId,
     ) -> Result<(), Stop> {
         self.check_open(message)?;
+        self.close_message(session, message, MessageStatus::Complete)
+    }
+
+    fn close_message(
+        &mut self,
+        session: &mut Session<'_, '_>,
+        message: &MessageId,
+        status: MessageStatus,
+    ) -> Result<(), Stop> {
         let (row_key, mut row) = self.open_message(session, message)?;
         for part in std::mem::take(&mut row.open_parts) {
             let part_key = RowKey::Part(session.key, message.clone(), part);
@@ -115,7 +207,7 @@ impl Page<'_> {
             }
             self.run.open_parts = self.run.open_parts.saturating_sub(1);
         }
-        row.status = Some(MessageStatus::Complete);
+        row.status = Some(status);
         session.step.put(row_key, Row::Message(row));
         self.run.open_messages.retain(|open| open != message);
         self.changed = true;

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use everwire_core::row::{
     BatchRow, EpochRow, HeadRow, InputRow, KeyRow, MessageRow, NameRow, PartRow, Row, RowKey,
-    RowRange, RunRow, SessionKey, TimerRow, TombstoneRow,
+    RowRange, RunRow, SessionKey, StepRow, TimerRow, TombstoneRow,
 };
 use everwire_core::{Event, Timestamp};
 
@@ -193,6 +193,10 @@ impl<'t> Step<'t> {
     read!(
         /// Where a batch stands.
         batch, Batch, BatchRow
+    );
+    read!(
+        /// A step of a run.
+        step_of_run, Step, StepRow
     );
     read!(
         /// A message.

@@ -121,7 +121,9 @@ fn check_kind(draft: &Draft) -> Result<(), Refusal> {
             let message = "a writer can only end a message as complete";
             Err(Refusal::new(Code::Malformed, message))
         },
-        Body::MessageStart { .. }
+        Body::StepStart { .. }
+        | Body::StepEnd { .. }
+        | Body::MessageStart { .. }
         | Body::MessageEnd { .. }
         | Body::PartStart { .. }
         | Body::PartDelta { .. }

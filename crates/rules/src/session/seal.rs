@@ -56,6 +56,8 @@ pub(super) fn end(
         session.append(Some(stamp.clone()), Draft::new(body));
     }
     run.open_parts = 0;
+    // A step in whose middle the run ended has ended as its run has: that says it all.
+    run.open_step = None;
     run.state = end.state;
     run.ended = Some(end.at);
     Ok(run)

@@ -93,6 +93,9 @@ pub(crate) struct Stop {
 /// A draft of a batch.
 #[derive(Clone, Debug)]
 pub(crate) enum Piece {
+    /// Begins a step, mostly the one that is open, or none is.
+    Step(u8),
+    EndStep(u8),
     Message,
     UsedMessage(u8),
     EndMessage(u8),
@@ -109,11 +112,13 @@ pub(crate) enum Piece {
 
 fn piece() -> impl Strategy<Value = Piece> {
     prop_oneof![
+        2 => any::<u8>().prop_map(Piece::Step),
+        3 => any::<u8>().prop_map(Piece::EndStep),
         3 => Just(Piece::Message),
         1 => any::<u8>().prop_map(Piece::EndMessage),
         4 => any::<u8>().prop_map(Piece::Part),
         3 => any::<u8>().prop_map(Piece::EndPart),
-        16 => (any::<u8>(), "[a-c\u{e9}\u{1f600}]{0,4}").prop_map(|(part, text)| Piece::Delta(part, text)),
+        24 => (any::<u8>(), "[a-c\u{e9}\u{1f600}]{0,4}").prop_map(|(part, text)| Piece::Delta(part, text)),
         2 => Just(Piece::App),
     ]
 }
@@ -222,7 +227,7 @@ fn intent() -> impl Strategy<Value = Intent> {
         3 => (by(), maybe_key(), by()).prop_map(|(by, key, hash)| Intent::App { by, key, hash }),
         3 => (by(), by(), by()).prop_map(|(by, run, key)| Intent::Cancel { by, run, key }),
         4 => stop_intent(),
-        8 => heartbeat_intent(),
+        10 => heartbeat_intent(),
         3 => (by(), -2i8..2).prop_map(|(run, seq)| Intent::Epilogue { run, seq }),
         4 => (by(), prop::bool::weighted(0.2)).prop_map(|(run, late)| Intent::Expire { run, late }),
         2 => Just(Intent::Fire),

@@ -7,7 +7,8 @@ use everwire_core::event::{Body, Draft, MessageStatus, RunStamp};
 use everwire_core::row::RunState;
 use everwire_core::{
     Author, Cancel, Code, Command, Details, Event, InputRef, Key, MessageId, Offset, Op, Outcome,
-    PartId, ParticipantId, Refusal, RunEpoch, RunId, Seq, SessionEpoch, SessionNo, Timestamp,
+    PartId, ParticipantId, Refusal, RunEpoch, RunId, Seq, SessionEpoch, SessionNo, StepId,
+    Timestamp,
 };
 
 const DAY_MS: u64 = 24 * 3_600 * 1_000;
@@ -239,6 +240,7 @@ fn check_shape(op: &Op) -> Result<(), Refusal> {
                     _ => true,
                 };
                 let may = [
+                    "step.",
                     "message.",
                     "part.",
                     "app",
@@ -384,15 +386,42 @@ impl Session {
 
     /// Open messages of a run, in the order of their start.
     pub(crate) fn open_messages(&self, run: &RunId) -> Vec<MessageId> {
-        let mut open = Vec::new();
+        let mut open: Vec<(MessageId, Offset)> = Vec::new();
+        let mut step = Offset::new(u64::from(u32::MAX)).expect("behind all that happens here");
         for event in self.of_run(run) {
             match &event.body {
-                Body::MessageStart { message, .. } => open.push(message.clone()),
-                Body::MessageEnd { message, .. } => open.retain(|other| other != message),
+                Body::MessageStart { message, .. } => open.push((message.clone(), event.offset)),
+                Body::MessageEnd { message, .. } => open.retain(|other| other.0 != *message),
+                Body::StepStart { .. } => {
+                    open.retain(|other| other.1 < step);
+                    step = event.offset;
+                },
+                Body::StepEnd { .. } => {
+                    open.retain(|other| other.1 < step);
+                    step = Offset::new(u64::from(u32::MAX)).expect("as above");
+                },
                 _ => {},
             }
         }
-        open
+        open.into_iter().map(|(message, _)| message).collect()
+    }
+
+    /// The step that a run is in.
+    pub(crate) fn open_step(&self, run: &RunId) -> Option<StepId> {
+        let steps = self.of_run(run).filter_map(|event| match &event.body {
+            Body::StepStart { step, .. } => Some(Some(step.clone())),
+            Body::StepEnd { .. } => Some(None),
+            _ => None,
+        });
+        steps.last().flatten()
+    }
+
+    /// How often a step was begun.
+    fn attempts(&self, run: &RunId, step: &StepId) -> u32 {
+        let begun = self
+            .of_run(run)
+            .filter(|event| matches!(&event.body, Body::StepStart { step: of, .. } if of == step));
+        u32::try_from(begun.count()).expect("a few")
     }
 
     /// Open parts of a run.
@@ -404,10 +433,11 @@ impl Session {
                 Body::PartEnd { message, part, .. } => {
                     open.retain(|other| (&other.0, &other.1) != (message, part));
                 },
-                Body::MessageEnd { message, .. } => open.retain(|other| other.0 != *message),
                 _ => {},
             }
         }
+        let messages = self.open_messages(run);
+        open.retain(|part| messages.contains(&part.0));
         open
     }
 

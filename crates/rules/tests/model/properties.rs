@@ -106,8 +106,18 @@ fn the_sequences_reach_every_answer() {
     let mut seen: BTreeMap<String, u32> = BTreeMap::new();
     for _ in 0..200 {
         let sequence = sequences(100).new_tree(&mut runner).unwrap().current();
-        for outcome in played(&sequence).outcomes {
+        let play = played(&sequence);
+        for outcome in play.outcomes {
             *seen.entry(kind(&outcome)).or_default() += 1;
+        }
+        for event in play.world.logs.into_values().flatten() {
+            let step = match event.body {
+                Body::StepStart { attempt: 1, .. } => "step",
+                Body::StepStart { .. } => "step-again",
+                Body::StepEnd { .. } => "step-end",
+                _ => continue,
+            };
+            *seen.entry(step.to_owned()).or_default() += 1;
         }
     }
     for (least, kinds) in [
@@ -125,6 +135,7 @@ fn the_sequences_reach_every_answer() {
             "created deleted absent inexact granted-duplicate posted-duplicate unknown_run",
         ),
         (3, "already_terminal applied-duplicate observed renewed"),
+        (8, "step step-again step-end"),
         (3, "PARENT_FENCED"),
     ] {
         for kind in kinds.split(' ') {
@@ -184,11 +195,43 @@ fn check_offsets(log: &[Event]) {
     assert!(log.is_sorted_by_key(|event| event.time));
 }
 
+/// The open messages of a run.
+#[derive(Default)]
+struct OpenMessages {
+    messages: Vec<MessageId>,
+    /// How many of them began before the step that the run is in.
+    outside: Option<usize>,
+}
+
+impl OpenMessages {
+    fn take(&mut self, event: &Event) {
+        match &event.body {
+            Body::StepStart { .. } | Body::StepEnd { .. } => {
+                // What began in an attempt ends with it.
+                let count = self.messages.len();
+                self.messages.truncate(self.outside.unwrap_or(count));
+                let begins = matches!(event.body, Body::StepStart { .. });
+                self.outside = begins.then_some(self.messages.len());
+            },
+            Body::MessageStart { message, .. } => self.messages.push(message.clone()),
+            Body::MessageEnd { message, .. } => {
+                let place = self.messages.iter().position(|other| other == message);
+                let place = place.unwrap_or_else(|| panic!("ended twice: {event:?}"));
+                self.messages.remove(place);
+                if let Some(outside) = self.outside.as_mut().filter(|outside| place < **outside) {
+                    *outside -= 1;
+                }
+            },
+            _ => {},
+        }
+    }
+}
+
 /// Exactly one terminal event, nothing but sealing behind it; epochs in order; sealing complete.
 fn check_runs(log: &[Event]) {
     let mut ended: BTreeMap<RunId, &Event> = BTreeMap::new();
     let mut epochs: BTreeMap<RunId, RunEpoch> = BTreeMap::new();
-    let mut open: BTreeMap<RunId, Vec<MessageId>> = BTreeMap::new();
+    let mut open: BTreeMap<RunId, OpenMessages> = BTreeMap::new();
     for event in log {
         let Some(stamp) = &event.run else { continue };
         let run = stamp.run.clone();
@@ -230,14 +273,10 @@ fn check_runs(log: &[Event]) {
             Body::RunCompleted | Body::RunFailed { .. } => {
                 assert!(ended.insert(run, event).is_none(), "two ends");
             },
-            Body::MessageStart { message, .. } => {
-                open.entry(run).or_default().push(message.clone());
-            },
-            Body::MessageEnd { message, .. } => {
-                let open = open.entry(run).or_default();
-                assert!(open.contains(message), "ended twice: {event:?}");
-                open.retain(|other| other != message);
-            },
+            Body::StepStart { .. }
+            | Body::StepEnd { .. }
+            | Body::MessageStart { .. }
+            | Body::MessageEnd { .. } => open.entry(run).or_default().take(event),
             _ => assert_eq!(
                 epochs.get(&run),
                 Some(&stamp.run_epoch),
@@ -247,7 +286,7 @@ fn check_runs(log: &[Event]) {
     }
     for run in ended.keys() {
         assert!(
-            open.get(run).is_none_or(Vec::is_empty),
+            open.get(run).is_none_or(|open| open.messages.is_empty()),
             "a spinner is left in {run}"
         );
     }

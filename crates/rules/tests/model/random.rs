@@ -5,14 +5,16 @@ use everwire_core::command::{Batch, Control, Expire, Fire, StartRun};
 use everwire_core::event::{Body, MessageStatus};
 use everwire_core::row::{Row, RowKey, RunState, TimerKind};
 use everwire_core::{
-    Cancel, Command, Guard, InputRef, MessageId, Offset, Op, Outcome, PartId, RunId, Slot, Target,
+    Cancel, Command, Guard, InputRef, MessageId, Offset, Op, Outcome, PartId, RunId, Slot, StepId,
+    Target,
 };
 
 use crate::intent::{Beat, Intent, Piece, Publish, Start, Stop};
 use crate::model::Model;
 use crate::world::{
     World, app, batch, cancel, cancel_of, claim, command, controlling, delta, expire, heartbeat,
-    input, message_end, message_start, name, part_end, part_start, post, publish,
+    input, message_end, message_start, name, part_end, part_start, post, publish, step_end,
+    step_start,
 };
 
 const RUNS: [&str; 9] = ["r1", "r2", "r3", "r4", "r5", "r6", "r7", "r8", "r9"];
@@ -41,6 +43,47 @@ pub(crate) struct Play {
     pub(crate) outcomes: Vec<Outcome>,
     now: u64,
     messages: u64,
+}
+
+/// What a run has open, as a batch is made for it.
+#[derive(Default)]
+struct Page {
+    step: Option<StepId>,
+    messages: Vec<MessageId>,
+    parts: Vec<(MessageId, PartId)>,
+}
+
+impl Page {
+    /// Mostly the step that is open again, if one is; else another.
+    fn begin_step(&mut self, number: u8) -> StepId {
+        let other = name(&format!("s{}", number % 3));
+        let next = match self.step.take() {
+            // What began in the attempt before is gone; what began before it is left alone.
+            Some(open) => {
+                self.messages.clear();
+                self.parts.clear();
+                if number.is_multiple_of(16) {
+                    other
+                } else {
+                    open
+                }
+            },
+            None => other,
+        };
+        self.step = Some(next.clone());
+        next
+    }
+
+    /// The step that is open; sometimes one that is not.
+    fn end_step(&mut self, number: u8) -> Option<StepId> {
+        let open = self.step.take();
+        if open.is_none() && !number.is_multiple_of(16) {
+            return None;
+        }
+        self.messages.clear();
+        self.parts.clear();
+        Some(open.unwrap_or_else(|| name("s1")))
+    }
 }
 
 /// What went into the log.
@@ -298,61 +341,65 @@ impl Play {
 
     /// Drafts that mostly fit what the run has open when they come.
     fn bodies(&mut self, session: &str, run: &RunId, pieces: &[Piece]) -> Vec<Body> {
-        let (mut messages, mut parts) = match self.model.living(session) {
-            Some(session) => (session.open_messages(run), session.open_parts(run)),
-            None => (Vec::new(), Vec::new()),
+        let mut page = match self.model.living(session) {
+            Some(session) => Page {
+                step: session.open_step(run),
+                messages: session.open_messages(run),
+                parts: session.open_parts(run),
+            },
+            None => Page::default(),
         };
         let mut bodies = Vec::new();
         for piece in pieces {
-            let body = self.body(piece, &mut messages, &mut parts);
+            let body = self.body(piece, &mut page);
             bodies.extend(body);
         }
         bodies
     }
 
-    fn body(
-        &mut self,
-        piece: &Piece,
-        messages: &mut Vec<MessageId>,
-        parts: &mut Vec<(MessageId, PartId)>,
-    ) -> Option<Body> {
+    fn body(&mut self, piece: &Piece, page: &mut Page) -> Option<Body> {
         Some(match piece {
+            Piece::Step(number) => step_start(page.begin_step(*number).as_str()),
+            Piece::EndStep(number) => {
+                step_end(page.end_step(*number)?.as_str(), !number.is_multiple_of(3))
+            },
             Piece::Message => {
                 self.messages += 1;
                 let message = format!("m{}", self.messages);
-                messages.push(name(&message));
+                page.messages.push(name(&message));
                 message_start(&message)
             },
             Piece::UsedMessage(number) => message_start(&format!("m{}", number % 9)),
             Piece::EndMessage(number) => {
-                let message = pick(messages, *number)?.clone();
-                messages.retain(|other| *other != message);
-                parts.retain(|part| part.0 != message);
+                let message = pick(&page.messages, *number)?.clone();
+                page.messages.retain(|other| *other != message);
+                page.parts.retain(|part| part.0 != message);
                 message_end(message.as_str())
             },
             Piece::Part(number) => {
-                if messages.is_empty() {
-                    return self.body(&Piece::Message, messages, parts);
+                if page.messages.is_empty() {
+                    return self.body(&Piece::Message, page);
                 }
-                let message = pick(messages, *number)?.clone();
+                let message = pick(&page.messages, *number)?.clone();
                 let part = format!("p{number}");
-                parts.push((message.clone(), name(&part)));
+                page.parts.push((message.clone(), name(&part)));
                 part_start(message.as_str(), &part)
             },
             Piece::UsedPart(number) => {
-                let (message, part) = pick(parts, *number)?;
+                let (message, part) = pick(&page.parts, *number)?;
                 part_start(message.as_str(), part.as_str())
             },
             Piece::EndPart(number) => {
-                let (message, part) = pick(parts, *number)?.clone();
-                parts.retain(|other| (&other.0, &other.1) != (&message, &part));
+                let (message, part) = pick(&page.parts, *number)?.clone();
+                page.parts
+                    .retain(|other| (&other.0, &other.1) != (&message, &part));
                 part_end(message.as_str(), part.as_str())
             },
             Piece::Delta(number, text) => {
-                if parts.is_empty() {
-                    return self.body(&Piece::Part(*number), messages, parts);
+                if page.parts.is_empty() {
+                    return self.body(&Piece::Part(*number), page);
                 }
-                let (message, part) = pick(parts, *number)?;
+                let (message, part) = pick(&page.parts, *number)?;
                 delta(message.as_str(), part.as_str(), text)
             },
             Piece::Astray => delta("m1", "p1", "astray"),

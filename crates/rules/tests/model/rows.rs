@@ -67,6 +67,7 @@ fn kind(key: &RowKey) -> &'static str {
         RowKey::Key(..) => "key",
         RowKey::KeyAge(..) => "key age",
         RowKey::LiveRun(..) => "live run",
+        RowKey::Step(..) => "step",
         RowKey::Tombstone(..) => "tombstone",
         RowKey::Timer(..) => "timer",
     }

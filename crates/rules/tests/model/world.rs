@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use everwire_core::command::{Batch, Control, Expire, StartRun};
-use everwire_core::event::{Body, Draft, MessageStatus, PartKind, Role};
+use everwire_core::event::{Body, Draft, MessageStatus, PartKind, Role, StepStatus};
 use everwire_core::row::{Row, RowKey, RowRange, SessionKey};
 use everwire_core::{
     Author, Cancel, Command, Event, Key, MessageId, Offset, Op, Outcome, PartId, ParticipantId,
@@ -250,6 +250,26 @@ pub(crate) fn app(text: &str) -> Body {
     Body::App {
         name: text.to_owned(),
         data: None,
+    }
+}
+
+pub(crate) fn step_start(step: &str) -> Body {
+    Body::StepStart {
+        step: name(step),
+        attempt: 0,
+        name: None,
+    }
+}
+
+pub(crate) fn step_end(step: &str, is_good: bool) -> Body {
+    let status = match is_good {
+        true => StepStatus::Complete,
+        false => StepStatus::Failed,
+    };
+    Body::StepEnd {
+        step: name(step),
+        status,
+        reason: None,
     }
 }
 

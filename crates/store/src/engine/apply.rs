@@ -287,6 +287,7 @@ fn open_row(key: &RowKey, bytes: &[u8], value: &[u8]) -> Result<Row, StoreError>
             | (RowKey::Part(..), Row::Part(_))
             | (RowKey::Input(..), Row::Input(_))
             | (RowKey::Key(..), Row::Key(_))
+            | (RowKey::Step(..), Row::Step(_))
             | (RowKey::Tombstone(..), Row::Tombstone(_))
             | (RowKey::Timer(..), Row::Timer(_))
             | (RowKey::KeyAge(..) | RowKey::LiveRun(..), Row::Index)

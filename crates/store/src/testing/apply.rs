@@ -3,14 +3,14 @@
 use bytes::Bytes;
 use everwire_core::clock::Timestamp;
 use everwire_core::control::InputRef;
-use everwire_core::event::{Author, MessageStatus, PartKind, ParticipantKind, Role};
+use everwire_core::event::{Author, MessageStatus, PartKind, ParticipantKind, Role, StepStatus};
 use everwire_core::ids::{
     InputId, Key, MessageId, Namespace, PartId, ParticipantId, RunId, SessionName, SessionNo, Slot,
 };
 use everwire_core::position::{Offset, RunEpoch, Seq};
 use everwire_core::row::{
     BatchRow, EpochRow, InputRow, KeyRow, MessageRow, NameRow, PartRow, Row, RowKey, RowRange,
-    RunRow, RunState, SessionKey, TimerKind, TimerRow, TombstoneRow,
+    RunRow, RunState, SessionKey, StepRow, TimerKind, TimerRow, TombstoneRow,
 };
 use everwire_proto::{storage, storage_v1};
 
@@ -111,6 +111,14 @@ pub(super) fn rows_of(session: SessionKey) -> Vec<(RowKey, Row)> {
             Row::Input(InputRow {
                 offset: offset(1),
                 run: None,
+            }),
+        ),
+        (
+            RowKey::Step(session, run.clone(), "s".parse().expect("a step")),
+            Row::Step(StepRow {
+                attempt: 2,
+                started: offset(8),
+                status: Some(StepStatus::Failed),
             }),
         ),
         (

@@ -190,12 +190,14 @@ impl Bare {
                 },
             };
             let mut stream = stream.into_inner();
-            while let Some(message) = stream.message().await.unwrap() {
-                match message.message.unwrap() {
+            while let Some(message) = stream.message().await.expect("the node stays") {
+                match message.message.expect("it says something") {
                     Followed::Attached(attached) => epoch = attached.session_epoch,
                     Followed::Events(more) => {
                         let more = more.events.into_iter();
-                        events.extend(more.map(|event| Event::try_from(event).unwrap()));
+                        events.extend(
+                            more.map(|event| Event::try_from(event).expect("a good event")),
+                        );
                     },
                     Followed::Ended(error) => {
                         assert_may_come_again(&from_error(error));
@@ -337,15 +339,22 @@ async fn a_silent_writer_hears_of_a_stop(writer: &Bare, other: &Bare, session: &
     let requests = stream::iter([open]).chain(stream::pending());
     let mut request = with(&writer.token, requests);
     request.set_timeout(WITHIN);
-    let answers = writer.publish().stream(request).await.unwrap();
-    let mut answers = answers.into_inner();
-    let first = answers.message().await.unwrap().unwrap().message;
+    let answers = writer.publish().stream(request).await;
+    let mut answers = answers.expect("a stream").into_inner();
+    let first = said(answers.message().await);
     assert!(matches!(first, Some(Published::Opened(_))), "{first:?}");
     other.cancel(session, "silent").await;
     let told = timeout(WITHIN, answers.message()).await.expect("in time");
-    let Some(Published::Refused(refused)) = told.unwrap().unwrap().message else {
+    let Some(Published::Refused(refused)) = said(told) else {
         panic!("{session}: it is not told");
     };
-    let refusal = from_error(refused.error.unwrap());
+    let refusal = from_error(refused.error.expect("why"));
     assert_eq!((refused.first_seq, refusal.code), (0, Code::RunFenced));
+}
+
+fn said(answer: Result<Option<v1::PublishStreamResponse>, Status>) -> Option<Published> {
+    answer
+        .expect("the stream stays")
+        .expect("an answer")
+        .message
 }

@@ -22,6 +22,7 @@ mod regressed;
 mod replace;
 mod rolling_restart;
 mod sigstop;
+mod stop_race;
 mod streams;
 mod times;
 mod versions;

@@ -294,7 +294,7 @@ async fn the_version_says_the_commit() {
 
 #[tokio::test]
 async fn status_and_limits_have_their_shapes() {
-    let dev = Dev::start_raised().await;
+    let dev = Dev::start().await;
     let status = object(&dev.done(&["status", "--json"]).await);
     let names = ["cluster", "metadata_rules", "nodes", "shards", "version"];
     assert_eq!(fields(&status), names);

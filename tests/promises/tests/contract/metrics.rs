@@ -28,7 +28,7 @@ fn documented() -> BTreeMap<String, String> {
 
 #[tokio::test]
 async fn metrics_are_those_of_the_tables_and_follow_what_happens() {
-    let dev = Dev::start_raised().await;
+    let dev = Dev::start().await;
     let rules = f64::from(RULES);
     let before = Metrics::read(&dev.server.admin).await;
     dev.piped(&["publish", "s", "--run", "r"], "one\ntwo\nthree\n")

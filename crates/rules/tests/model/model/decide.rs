@@ -330,14 +330,15 @@ impl Session {
                 return refuse(code, details);
             }
             let mut draft = draft.clone();
-            if let Body::PartDelta {
-                message,
-                part,
-                position,
-                ..
-            } = &mut draft.body
-            {
-                *position = self.text_of(message, part).len() as u64;
+            match &mut draft.body {
+                Body::PartDelta {
+                    message,
+                    part,
+                    position,
+                    ..
+                } => *position = self.text_of(message, part).len() as u64,
+                Body::StepStart { step, attempt, .. } => *attempt = self.attempts(run, step) + 1,
+                _ => {},
             }
             self.add(time, by, Some((run, epoch, Some(seq))), draft);
         }
@@ -386,6 +387,8 @@ impl Session {
             Body::PartDelta { message, part, .. } | Body::PartEnd { message, part, .. } => {
                 part_is_open(message, part)
             },
+            Body::StepStart { step, .. } => self.open_step(run).is_none_or(|open| open == *step),
+            Body::StepEnd { step, .. } => self.open_step(run).as_ref() == Some(step),
             Body::RunEpilogue { .. } => self.graces.iter().any(|(of, _)| of == run),
             _ => true,
         };
