@@ -57,15 +57,18 @@ pub(crate) fn is_ready(host: &Host) -> bool {
 /// lives and has not yet said what it knows.
 fn is_raised_soon(host: &Host) -> bool {
     let raised_soon = |raft: &Raft, applier: &Applier| {
+        let (support, spoken) = (&host.shared.support, applier.rules_version());
+        if spoken >= support.supported() {
+            return false;
+        }
         let metrics = raft.metrics();
         let metrics = metrics.borrow_watched();
         let members = metrics.membership_config.nodes();
         let members: Vec<_> = members.map(|(node, _)| NodeId(*node)).collect();
-        let support = &host.shared.support;
         let known: Vec<_> = members.iter().map(|node| support.of(*node)).collect();
         let mut told = members.iter().zip(&known);
         told.any(|(node, known)| known.is_none() && host.is_alive(*node, DEAD_AFTER))
-            || may_raise(applier.rules_version(), &known).is_some()
+            || may_raise(spoken, &known).is_some()
     };
     let mut shards = host.hosted().into_iter();
     raised_soon(&host.meta.raft, &host.meta.applier)

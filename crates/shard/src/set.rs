@@ -401,7 +401,7 @@ impl ShardSet {
     }
 
     /// Calls to other nodes that were begun so far, by what the connection carries: `log`,
-    /// `beat`, `bulk`, `forward`.
+    /// `beat`, `bulk`, `forward`, `read`.
     pub fn peer_calls(&self) -> [(&'static str, u64); 5] {
         self.host.shared.links.calls()
     }

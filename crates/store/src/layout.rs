@@ -302,20 +302,13 @@ pub fn events_range(session: SessionKey, from: Offset) -> KeyRange {
 
 /// The keys of a [`RowRange`], and their family.
 pub fn row_range(range: RowRange) -> (Family, KeyRange) {
-    match range {
-        RowRange::KeyAges(session) => (
-            Family::Rows,
-            prefix_range(of_session(session, kind::KEY_AGE).done()),
-        ),
-        RowRange::LiveRuns(session) => (
-            Family::Index,
-            prefix_range(of_session(session, kind::LIVE_RUN).done()),
-        ),
-        RowRange::Tombstones(session) => (
-            Family::Rows,
-            prefix_range(of_session(session, kind::TOMBSTONE).done()),
-        ),
-    }
+    let (family, kind) = match range {
+        RowRange::KeyAges(_) => (Family::Rows, kind::KEY_AGE),
+        RowRange::LiveRuns(_) => (Family::Index, kind::LIVE_RUN),
+        RowRange::Tombstones(_) => (Family::Rows, kind::TOMBSTONE),
+    };
+    let prefix = of_session(range.session(), kind).done();
+    (family, prefix_range(prefix))
 }
 
 /// The names of a slot and namespace that begin with `prefix`.
