@@ -1,7 +1,7 @@
 // One session of the fake edge: events with dense offsets, runs, keys, cancel with its fence.
 // Only as much of the rules as a client can see.
 
-const MESSAGE_KINDS = /^(message|part)\./;
+const MESSAGE_KINDS = /^(step|message|part)\./;
 const SERVER = { participant: 'everwire', kind: 'server' };
 
 export class FakeLog {
