@@ -117,6 +117,11 @@ impl Host {
                 let reason = format!("its rows are damaged, and no other node has them: {what}");
                 Err(OpenError::group(group, reason))
             },
+            // Its Raft met the damage while it started, perhaps because another shard's apply had
+            // just met it: the whole event DB is damaged then.
+            Err(OpenError::Group { shard, .. }) if self.shared.damages.is_reported(shard.0) => {
+                Ok(())
+            },
             opened => opened,
         }
     }
