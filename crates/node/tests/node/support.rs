@@ -106,6 +106,7 @@ pub(crate) async fn node() -> TestNode {
 /// A node on what a folder holds.
 pub(crate) async fn node_in(dir: TempDir) -> Result<TestNode, NodeError> {
     let node = Node::start(config(dir.path())).await?;
+    node.wait_ready().await;
     let addr = node.grpc_addr();
     Ok(TestNode { node, dir, addr })
 }
