@@ -41,7 +41,9 @@ async fn wait_whole(cluster: &Cluster, node: usize, to: u64) {
         cluster.read(node, "s", to).await.ok()
     });
     assert_eq!(found.await, expected);
-    assert_eq!(cluster.set(node).rebuilt(), 1);
+    // Once more where a read that was under way told of the old damage when that was healed.
+    let rebuilt = cluster.set(node).rebuilt();
+    assert!((1..=2).contains(&rebuilt), "rebuilt {rebuilt} times");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
