@@ -44,7 +44,10 @@ fn strange() -> Refusal {
 
 /// Whether another holder may have the answer that this one refused.
 fn asks_elsewhere(refusal: &Refusal) -> bool {
-    matches!(refusal.code, Code::NotLeader | Code::Draining | Code::Stale)
+    matches!(
+        refusal.code,
+        Code::NotLeader | Code::NoQuorum | Code::Draining | Code::Stale | Code::Internal
+    )
 }
 
 /// What a holder goes on to say, as it is heard here.
@@ -105,7 +108,12 @@ impl<'h> FarReader<'h> {
             }
         }
         let message = "this node does not hold the session's shard, and reached none that does";
-        Err(refused.unwrap_or_else(|| self.host.elsewhere(self.shard, message)))
+        Err(match refused {
+            // What a holder says of itself is not true of this node.
+            Some(refusal) if matches!(refusal.code, Code::NotLeader | Code::Draining) => lost(),
+            Some(refusal) => refusal,
+            None => self.host.elsewhere(self.shard, message),
+        })
     }
 
     pub(crate) async fn attach(&self, request: AttachRequest) -> Result<Attached, Refusal> {

@@ -48,6 +48,11 @@ const TABLE: &[(&str, u64, &str)] = &[
         "parts of a run",
     ),
     (
+        "steps_per_run_max",
+        bound::STEPS_PER_RUN_MAX as u64,
+        "steps of a run",
+    ),
+    (
         "people_per_day_max",
         bound::PEOPLE_PER_DAY_MAX as u64,
         "inputs and signals",

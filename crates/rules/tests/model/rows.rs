@@ -5,7 +5,8 @@ use everwire_core::event::{Body, MessageStatus};
 use everwire_core::limits::{
     BATCH_EVENTS_MAX, BATCHES_REMEMBERED, KEY_TTL, LEASE_DEFAULT, LIVE_RUNS_MAX, OPEN_MESSAGES_MAX,
     OPEN_PARTS_MAX, ORPHAN_LIMIT, PEOPLE_PER_DAY_MAX, RUN_DEPTH_MAX, STALE_KEYS_EVERY,
-    STALE_KEYS_PER_FIRE, TOMBSTONE_TTL, TOMBSTONES_MAX, TOMBSTONES_PER_PARTICIPANT_MAX,
+    STALE_KEYS_PER_FIRE, STEPS_PER_RUN_MAX, TOMBSTONE_TTL, TOMBSTONES_MAX,
+    TOMBSTONES_PER_PARTICIPANT_MAX,
 };
 use everwire_core::row::{RowKey, RunState};
 use everwire_core::{Offset, Op, Outcome, Seq};
@@ -23,6 +24,7 @@ fn the_bounds_are_those_of_rules_version_2() {
     assert_eq!(LIVE_RUNS_MAX, 256);
     assert_eq!(OPEN_MESSAGES_MAX, 64);
     assert_eq!(OPEN_PARTS_MAX, 64);
+    assert_eq!(STEPS_PER_RUN_MAX, 1_024);
     assert_eq!(BATCHES_REMEMBERED, 256);
     assert_eq!(PEOPLE_PER_DAY_MAX, 10_000);
     assert_eq!(KEY_TTL.as_secs(), 24 * 3_600);

@@ -12,6 +12,8 @@ use crate::support::*;
 
 /// The node that holds nothing, beside three that hold everything.
 const SPARE: usize = 3;
+/// Longest wait for what must come.
+const WITHIN: Duration = Duration::from_secs(20);
 
 async fn with_a_spare(shards: u32) -> Cluster {
     let mut cluster = Cluster::new(3, shards).await;
@@ -112,13 +114,17 @@ async fn a_holder_that_is_lost_ends_the_reader_and_another_goes_on() {
     assert!(watch.changed().now_or_never().is_none());
 
     cluster.stop(leader).await;
-    let ended = loop {
-        match subscription.next().await {
-            Delivery::Ended(refusal) => break refusal,
-            Delivery::Alive { .. } => {},
-            Delivery::Events { .. } => panic!("nothing was written"),
+    let ended = async {
+        loop {
+            match subscription.next().await {
+                Delivery::Ended(refusal) => break refusal,
+                Delivery::Alive { .. } => {},
+                Delivery::Events { .. } => panic!("nothing was written"),
+            }
         }
     };
+    let ended = tokio::time::timeout(WITHIN, ended).await;
+    let ended = ended.expect("it read at the one that left");
     assert_eq!(ended.code, Code::Stale, "{ended}");
     let mut reader = Wanderer::default();
     eventually("another holder is read", async || {
@@ -127,9 +133,10 @@ async fn a_holder_that_is_lost_ends_the_reader_and_another_goes_on() {
     .await;
     assert_eq!(reader.events.len(), 6);
     // The watch has found another holder too, and then hears of the stop.
-    watch.changed().await;
+    let found = tokio::time::timeout(WITHIN, watch.changed());
+    found.await.expect("it is made anew");
     cluster.propose(SPARE, "s", cancel("s", "a")).await;
-    let heard = tokio::time::timeout(Duration::from_secs(10), watch.changed());
+    let heard = tokio::time::timeout(WITHIN, watch.changed());
     heard.await.expect("the stop is heard");
 }
 
@@ -151,7 +158,7 @@ async fn readers_that_take_nothing_hold_up_nobody() {
         asleep.push(subscribe(&shard, "s").await);
     }
     let mut awake = subscribe(&shard, "s").await;
-    let read = tokio::time::timeout(Duration::from_secs(10), read_to(&mut awake, 14));
+    let read = tokio::time::timeout(WITHIN, read_to(&mut awake, 14));
     assert_eq!(read.await.expect("it is not held up").len(), 14);
     for mut reader in asleep {
         assert_eq!(read_to(&mut reader, 14).await.len(), 14);
