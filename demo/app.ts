@@ -408,8 +408,7 @@ function writerOf({ run }: SessionEvent): string | undefined {
 async function read(client: Client, session: Session): Promise<void> {
   for await (const event of session) {
     const writer = writerOf(event);
-    const message = transcript.apply(event);
-    if (message !== undefined) view.draw(message, transcript);
+    for (const message of transcript.apply(event)) view.draw(message, transcript);
     if (event.run !== undefined && !event.kind.startsWith('part.')) {
       // A run's end changes what its messages say about theirs.
       for (const each of transcript.messages)

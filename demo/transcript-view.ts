@@ -29,8 +29,13 @@ export class TranscriptView {
     for (const message of transcript.messages) this.draw(message, transcript);
   }
 
-  /** Brings one message up to date. */
+  /** Brings one message up to date, or takes it away. */
   draw(message: TranscriptMessage, transcript: Transcript): void {
+    if (message.status === 'superseded') {
+      this.#drawn.get(message.message)?.article.remove();
+      this.#drawn.delete(message.message);
+      return;
+    }
     const drawn = this.#drawn.get(message.message) ?? this.#begin(message);
     const run = message.run === undefined ? undefined : transcript.run(message.run);
     const state = run?.state === 'orphaned' ? `${message.status} orphaned` : message.status;

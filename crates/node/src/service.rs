@@ -9,6 +9,7 @@ mod publish_stream;
 pub(crate) mod runs;
 pub(crate) mod sessions;
 pub(crate) mod signals;
+mod standing;
 
 use everwire_core::{Key, Refusal, SessionName};
 use everwire_proto::field;

@@ -8,7 +8,7 @@
 mod question;
 mod serve;
 
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use everwire_core::limits::FORWARD_OPEN_WITHIN;
@@ -17,20 +17,16 @@ use everwire_proto::internal_v1 as wire;
 use everwire_proto::internal_v1::read_request::Question;
 use everwire_proto::internal_v1::read_response::Answer as Said;
 use everwire_proto::refusal;
-use tokio::sync::watch;
 use tonic::Streaming;
 
 use crate::handle::{AttachRequest, Attached};
 use crate::host::Host;
 use crate::peer::Line;
 use crate::reads::{Listed, Page, RunInfo, SessionInfo};
-use crate::run_watch::RunWatch;
+use crate::run_watch::{Heard, RunWatch};
 use crate::subscription::{Delivery, Subscription};
 
 pub(crate) use serve::{Saying, serve};
-
-/// How soon a watch whose holder was lost is made anew.
-const WATCH_AGAIN_AFTER: Duration = Duration::from_millis(250);
 
 fn lost() -> Refusal {
     let message = "the node that this one reads from was lost, or reads no more: ask again";
@@ -203,63 +199,32 @@ impl<'h> FarReader<'h> {
         session: &SessionName,
         run: &RunId,
     ) -> Result<RunWatch, Refusal> {
-        let asked = question::run(session, run);
-        let hearing = self.watch(namespace, asked.clone()).await?;
-        let (touches, touched) = watch::channel(0);
-        let watching = watch_on(
-            Arc::downgrade(self.host),
-            self.shard,
-            namespace.clone(),
-            asked,
-            hearing,
-            touches,
-        );
-        Ok(RunWatch::far(touched, tokio::spawn(watching)))
-    }
-
-    async fn watch(
-        &self,
-        namespace: &Namespace,
-        asked: wire::RunQuestion,
-    ) -> Result<Hearing, Refusal> {
-        match self.ask(namespace, Question::Watch(asked)).await? {
-            (Said::Touched(_), hearing) => Ok(hearing),
+        let asked = Question::Watch(question::run(session, run));
+        match self.ask(namespace, asked).await? {
+            (Said::Touched(_), hearing) => Ok(RunWatch::far(FarWatch { hearing })),
             _ => Err(strange()),
         }
     }
 }
 
-/// Keeps a watch at one holder or another. What happened between two is not known, so whoever
-/// watches looks the run up then.
-async fn watch_on(
-    host: Weak<Host>,
-    shard: ShardId,
-    namespace: Namespace,
-    asked: wire::RunQuestion,
-    mut hearing: Hearing,
-    touches: watch::Sender<u64>,
-) {
-    loop {
-        while next(&mut hearing).await.is_ok() {
-            touches.send_modify(|count| *count += 1);
+/// A watch that another node keeps. It ends with that node's service, or with the way there.
+pub(crate) struct FarWatch {
+    hearing: Hearing,
+}
+
+impl FarWatch {
+    /// See [`RunWatch::heard`].
+    pub(crate) async fn heard(&mut self) -> Heard {
+        match next(&mut self.hearing).await {
+            Ok(Said::Touched(_)) => Heard::Touched,
+            Ok(_) | Err(_) => Heard::Ended,
         }
-        hearing = loop {
-            tokio::time::sleep(WATCH_AGAIN_AFTER).await;
-            let Some(host) = host.upgrade() else {
-                return;
-            };
-            match FarReader::of(&host, shard)
-                .watch(&namespace, asked.clone())
-                .await
-            {
-                Ok(hearing) => break hearing,
-                Err(refusal) if refusal.code == Code::UnknownSession => {
-                    touches.send_modify(|count| *count += 1);
-                },
-                Err(_) => {},
-            }
-        };
-        touches.send_modify(|count| *count += 1);
+    }
+}
+
+impl std::fmt::Debug for FarWatch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("elsewhere")
     }
 }
 

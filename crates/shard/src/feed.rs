@@ -10,10 +10,10 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use everwire_core::limits::{FEED_BYTES_MAX, FEED_TOTAL_BYTES_MAX};
 use everwire_core::row::SessionKey;
-use everwire_core::{Code, Details, Event, Offset, Refusal};
+use everwire_core::{Code, Details, Event, Offset, Refusal, RunId};
 use tokio::sync::Notify;
 
-use crate::run_watch::RunWatches;
+use crate::run_watch::{RunWatch, RunWatches};
 
 /// Bytes that an event weighs in memory besides its payload.
 const ENVELOPE: usize = 256;
@@ -43,7 +43,7 @@ pub(crate) struct Feed {
     state: Mutex<State>,
     budget: Arc<Budget>,
     /// Who waits for the end of a run.
-    pub(crate) runs: Arc<RunWatches>,
+    runs: Arc<RunWatches>,
 }
 
 #[derive(Default)]
@@ -123,6 +123,16 @@ impl Feed {
         })
     }
 
+    /// Watches a run for its end or a new writer, from now on, until the readers end.
+    pub(crate) fn watch(&self, session: SessionKey, run: RunId) -> Result<RunWatch, Refusal> {
+        let state = self.lock();
+        match &state.closed {
+            Some(refusal) => Err(refusal.clone()),
+            // Still under the lock: who closes ends what is watched here.
+            None => Ok(self.runs.watch(session, run)),
+        }
+    }
+
     /// Hands committed events to their sessions' readers. Call it after they are on disk.
     pub(crate) fn publish(&self, events: &[(SessionKey, Arc<Event>)]) {
         self.runs.touched(events);
@@ -139,7 +149,7 @@ impl Feed {
         }
     }
 
-    /// Ends a session's readers: it was deleted.
+    /// Ends a session's readers and watchers: it was deleted.
     pub(crate) fn erased(&self, session: SessionKey) {
         self.runs.erased(session);
         let ring = self.lock().rings.remove(&session);
@@ -148,14 +158,15 @@ impl Feed {
         }
     }
 
-    /// Ends all readers and lets nobody join.
+    /// Ends all readers and watchers, and lets nobody join.
     pub(crate) fn close(&self, refusal: &Refusal) {
         self.lock().closed = Some(refusal.clone());
         self.end(refusal);
     }
 
-    /// Ends all readers; they may join again.
+    /// Ends all readers and watchers; they may join again.
     pub(crate) fn end(&self, refusal: &Refusal) {
+        self.runs.end();
         let rings = std::mem::take(&mut self.lock().rings);
         for ring in rings.values() {
             ring.end(refusal.clone());

@@ -57,7 +57,7 @@ pub use meters::{Meters, NodeReport, PeerMeters};
 pub use peer::{Dial, Incoming, Io, PeerTls, Peers};
 pub use purge::Kept;
 pub use reads::{Listed, Page, RunInfo, SessionInfo};
-pub use run_watch::RunWatch;
+pub use run_watch::{Heard, RunWatch};
 #[cfg(feature = "rocks")]
 pub use set::Directory;
 pub use set::{Disk, OnFatal, OpenError, ShardSet, ShardSetConfig};

@@ -326,16 +326,28 @@ impl<'s> LocalReader<'s> {
         session: &SessionName,
         run: &RunId,
     ) -> Result<RunWatch, Refusal> {
+        self.shard.barrier().await?;
         let name = SessionRef {
             namespace: namespace.clone(),
             session: session.clone(),
         };
-        let named = self
-            .shard
-            .reads
-            .run(move |store| reads::named(store, &name));
-        let session = named.await?.ok_or_else(unknown_session)?;
-        Ok(self.shard.feed.runs.watch(session, run.clone()))
+        let (feed, run) = (self.shard.feed.clone(), run.clone());
+        let watch = self.shard.reads.run(move |store| {
+            let Some(session) = reads::named(store, &name)? else {
+                return Ok(Err(unknown_session()));
+            };
+            let watch = match feed.watch(session, run) {
+                Ok(watch) => watch,
+                Err(refusal) => return Ok(Err(refusal)),
+            };
+            // A session that is deleted from here on ends the watch.
+            if reads::named(store, &name)? != Some(session) {
+                let message = "the session was deleted meanwhile: ask again";
+                return Ok(Err(Refusal::new(Code::Stale, message)));
+            }
+            Ok(Ok(watch))
+        });
+        watch.await?
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! The apply thread touches; a watcher looks the run up and decides. A touch says only that
 //! something happened, so none can be lost between two looks: a watch is made first, then the
-//! run is looked up.
+//! run is looked up. A watch that has ended is made anew, and the run looked up again: what
+//! happened between the two is not told.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -10,7 +11,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use everwire_core::row::SessionKey;
 use everwire_core::{Event, Kind, RunId};
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
+
+use crate::far::FarWatch;
 
 type Touches = watch::Sender<u64>;
 
@@ -31,10 +33,11 @@ impl RunWatches {
         let touches = runs.entry((session, run.clone())).or_default();
         let touched = touches.subscribe();
         drop(runs);
-        RunWatch {
+        RunWatch(Place::Here(HereWatch {
             touched: Some(touched),
-            watched: Watched::Here(Arc::clone(self), (session, run)),
-        }
+            watches: Arc::clone(self),
+            key: (session, run),
+        }))
     }
 
     /// Wakes whoever watches a run that was claimed, was orphaned or ended by these events.
@@ -52,12 +55,14 @@ impl RunWatches {
         }
     }
 
-    /// Wakes whoever watches a run of a session that was deleted.
+    /// Ends all watches of a session that was deleted.
     pub(crate) fn erased(&self, session: SessionKey) {
-        let runs = self.lock();
-        for (_, touches) in runs.iter().filter(|((other, _), _)| *other == session) {
-            touches.send_modify(|count| *count += 1);
-        }
+        self.lock().retain(|(other, _), _| *other != session);
+    }
+
+    /// Ends all watches: nothing more is heard here.
+    pub(crate) fn end(&self) {
+        self.lock().clear();
     }
 }
 
@@ -73,64 +78,75 @@ fn changes_hands(kind: Kind) -> bool {
     )
 }
 
-/// Waits for the end of a run. Dropping it ends the watch and nothing else.
-pub struct RunWatch {
-    /// Always there until it is dropped.
-    touched: Option<watch::Receiver<u64>>,
-    watched: Watched,
+/// What a watcher hears.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Heard {
+    /// The run was claimed, was orphaned or ended, or is watched from now on: look it up.
+    Touched,
+    /// This watch hears nothing more: the session was deleted, or whoever told left its service.
+    /// Make it anew, then look the run up.
+    Ended,
 }
 
-/// Where a run is watched.
-enum Watched {
-    Here(Arc<RunWatches>, (SessionKey, RunId)),
-    /// At another node, by this task.
-    There(JoinHandle<()>),
+/// Waits for the end of a run. Dropping it ends the watch and nothing else.
+#[derive(Debug)]
+pub struct RunWatch(Place);
+
+#[derive(Debug)]
+enum Place {
+    Here(HereWatch),
+    There(Box<FarWatch>),
+}
+
+/// A watch of a run whose shard is here.
+struct HereWatch {
+    /// Always there until it is dropped.
+    touched: Option<watch::Receiver<u64>>,
+    watches: Arc<RunWatches>,
+    key: (SessionKey, RunId),
 }
 
 impl RunWatch {
-    /// A watch that a task keeps at other nodes.
-    pub(crate) fn far(touched: watch::Receiver<u64>, task: JoinHandle<()>) -> Self {
-        Self {
-            touched: Some(touched),
-            watched: Watched::There(task),
-        }
+    /// A watch that another node keeps.
+    pub(crate) fn far(watch: FarWatch) -> Self {
+        Self(Place::There(Box::new(watch)))
     }
 
-    /// Resolves when the run was claimed, was orphaned or ended, or its session was deleted, since the watch
-    /// was made or since the last time. Look the run up to learn what happened. Cancel-safe.
-    pub async fn changed(&mut self) {
-        if let Some(touched) = &mut self.touched
-            && touched.changed().await.is_ok()
-        {
-            return;
+    /// What happened since the watch was made, or since the last time. Cancel-safe; not called
+    /// again once it has ended.
+    pub async fn heard(&mut self) -> Heard {
+        match &mut self.0 {
+            Place::Here(here) => here.heard().await,
+            Place::There(there) => there.heard().await,
         }
-        // The sender lives as long as its last watcher, and that is us; or the node is ending.
-        std::future::pending::<()>().await;
     }
 }
 
-impl std::fmt::Debug for RunWatch {
+impl HereWatch {
+    async fn heard(&mut self) -> Heard {
+        let touched = self.touched.as_mut().expect("it is not dropped yet");
+        match touched.changed().await {
+            Ok(()) => Heard::Touched,
+            Err(_) => Heard::Ended,
+        }
+    }
+}
+
+impl std::fmt::Debug for HereWatch {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match &self.watched {
-            Watched::Here(_, key) => write!(f, "RunWatch({key:?})"),
-            Watched::There(_) => write!(f, "RunWatch(elsewhere)"),
-        }
+        write!(f, "{:?}", self.key)
     }
 }
 
-impl Drop for RunWatch {
+impl Drop for HereWatch {
     fn drop(&mut self) {
-        let (watches, key) = match &self.watched {
-            Watched::Here(watches, key) => (watches, key),
-            Watched::There(task) => return task.abort(),
-        };
-        let mut runs = watches.lock();
+        let mut runs = self.watches.lock();
         drop(self.touched.take());
         if runs
-            .get(key)
+            .get(&self.key)
             .is_some_and(|touches| touches.receiver_count() == 0)
         {
-            runs.remove(key);
+            runs.remove(&self.key);
         }
     }
 }
@@ -189,12 +205,30 @@ mod tests {
         };
         watches.touched(&event("r1", started));
         watches.erased(session(2));
-        assert_eq!(watch.changed().now_or_never(), None);
+        assert_eq!(watch.heard().now_or_never(), None);
         watches.touched(&event("r1", Body::RunCompleted));
-        assert_eq!(watch.changed().now_or_never(), Some(()));
-        assert_eq!(watch.changed().now_or_never(), None);
+        assert_eq!(watch.heard().now_or_never(), Some(Heard::Touched));
+        assert_eq!(watch.heard().now_or_never(), None);
+    }
+
+    #[test]
+    fn a_watch_ends_with_its_session_and_with_the_service_and_is_made_anew() {
+        let watches = Arc::new(RunWatches::default());
+        let mut erased = watches.watch(session(1), run("r1"));
+        let mut left = watches.watch(session(2), run("r1"));
+        watches.touched(&event("r1", Body::RunCompleted));
         watches.erased(session(1));
-        assert_eq!(watch.changed().now_or_never(), Some(()));
+        // What was touched before is told before the end.
+        assert_eq!(erased.heard().now_or_never(), Some(Heard::Touched));
+        assert_eq!(erased.heard().now_or_never(), Some(Heard::Ended));
+        assert_eq!(left.heard().now_or_never(), None);
+        watches.end();
+        assert_eq!(left.heard().now_or_never(), Some(Heard::Ended));
+        let mut again = watches.watch(session(1), run("r1"));
+        drop((erased, left));
+        assert_eq!(watches.lock().len(), 1, "another watch is not taken off");
+        watches.touched(&event("r1", Body::RunCompleted));
+        assert_eq!(again.heard().now_or_never(), Some(Heard::Touched));
     }
 
     #[test]

@@ -38,7 +38,8 @@ export interface TranscriptMessage {
   /** The step of its run in which it began, and the attempt at that. */
   step?: string;
   attempt?: number;
-  status: 'open' | 'complete' | 'cancelled' | 'incomplete';
+  /** `superseded`: a later attempt at its step began, and it is no part of the transcript any more. */
+  status: 'open' | 'complete' | 'cancelled' | 'incomplete' | 'superseded';
   time: string;
   /** First and last offset that belong to it. */
   from: number;
@@ -158,64 +159,63 @@ export class Transcript {
   }
 
   /**
-   * Takes the next event; answers the message that it changed, if any. An event at or below
-   * `offset` changes nothing.
+   * Takes the next event; answers the messages that it changed. Those whose status is
+   * `superseded` are taken out of `messages`. An event at or below `offset` changes nothing.
    */
-  apply(event: SessionEvent): TranscriptMessage | undefined {
-    if (event.offset <= this.#offset) return undefined;
+  apply(event: SessionEvent): TranscriptMessage[] {
+    if (event.offset <= this.#offset) return [];
     this.#offset = event.offset;
-    if (event.kind.startsWith('run.')) this.#run(event);
+    if (event.kind.startsWith('run.')) return this.#run(event);
     switch (event.kind) {
       case 'input':
-        return this.#input(event.offset, event.time, event.author, event.body);
+        return [this.#input(event.offset, event.time, event.author, event.body)];
       case 'step.start':
-        this.#attempt(event);
-        return undefined;
+        return this.#attempt(event);
       case 'step.end':
-        this.#endStep(event);
-        return undefined;
+        return this.#endStep(event);
       case 'message.start': {
         const message = this.#start(event, event.body.message, event.body.role);
         const open = event.run === undefined ? undefined : this.#runs.get(event.run)?.step;
         if (open !== undefined) Object.assign(message, { step: open.step, attempt: open.attempt });
-        return message;
+        return [message];
       }
       case 'message.end': {
         const message = this.#message(event, event.body.message);
         this.#seal(message, event.body.status);
-        return message;
+        return [message];
       }
       case 'part.start': {
         const { message, part: id, part_kind, name, data } = event.body;
-        const part = this.#part(this.#message(event, message), id);
+        const into = this.#message(event, message);
+        const part = this.#part(into, id);
         part.part_kind = part_kind;
         if (name !== undefined) part.name = name;
         if (data !== undefined) part.data = data;
-        return this.#byId.get(message);
+        return [into];
       }
       case 'part.delta': {
         const message = this.#message(event, event.body.message);
         append(this.#part(message, event.body.part), event.body.position, event.body.text);
-        return message;
+        return [message];
       }
       case 'part.end': {
         const message = this.#message(event, event.body.message);
         const part = this.#part(message, event.body.part);
         part.open = false;
         if (event.body.data !== undefined) part.data = event.body.data;
-        return message;
+        return [message];
       }
       case 'signal.cancel':
         this.#stop(event);
-        return undefined;
+        return [];
       case 'signal.observed': {
         const run = event.run === undefined ? undefined : this.#runs.get(event.run);
         if (run !== undefined && run.cancel_offset === event.body.signal_offset)
           run.observed_offset = event.offset;
-        return undefined;
+        return [];
       }
       default:
-        return undefined;
+        return [];
     }
   }
 
@@ -241,9 +241,9 @@ export class Transcript {
     this.#stops = new Map(stops.map((stop) => [stop.offset, stop]));
   }
 
-  #run(event: SessionEvent): void {
+  #run(event: SessionEvent): TranscriptMessage[] {
     const id = event.run;
-    if (id === undefined) return;
+    if (id === undefined) return [];
     const known = this.#runs.get(id);
     const run = known ?? this.#found(id, event);
     // Only writers count; what the server or whoever pressed has written has no seq.
@@ -257,18 +257,18 @@ export class Transcript {
         if (parent !== undefined) run.parent = parent;
         if (meta !== undefined) run.meta = meta;
         if (meta_base64 !== undefined) run.meta_base64 = meta_base64;
-        return;
+        return [];
       }
       case 'run.claimed':
         run.author = event.author;
         run.run_epoch = event.run_epoch ?? run.run_epoch;
         run.state = 'running';
         delete run.orphaned;
-        return;
+        return [];
       case 'run.orphaned':
         run.state = 'orphaned';
         run.orphaned = event.offset;
-        return;
+        return [];
       case 'run.completed':
         return this.#end(run, 'completed', event.offset);
       case 'run.failed':
@@ -290,7 +290,10 @@ export class Transcript {
           ...(data !== undefined && { data }),
           ...(data_base64 !== undefined && { data_base64 }),
         });
+        return [];
       }
+      default:
+        return [];
     }
   }
 
@@ -310,41 +313,55 @@ export class Transcript {
    * The run ended here. The server ends its open messages right behind; nobody shall see them
    * open until then.
    */
-  #end(run: TranscriptRun, state: 'completed' | 'failed' | 'cancelled', offset: number): void {
+  #end(
+    run: TranscriptRun,
+    state: 'completed' | 'failed' | 'cancelled',
+    offset: number,
+  ): TranscriptMessage[] {
     run.state = state;
     run.ended = offset;
     delete run.orphaned;
     delete run.step;
     const status = state === 'cancelled' ? 'cancelled' : 'incomplete';
-    for (const message of this.#open) {
-      if (message.run === run.run) this.#seal(message, status);
-    }
+    return this.#sealAll(status, (message) => message.run === run.run);
   }
 
   /** An attempt begins. Those before it, and what they wrote, do not count any more. */
-  #attempt(event: Extract<SessionEvent, { kind: 'step.start' }>): void {
+  #attempt(event: Extract<SessionEvent, { kind: 'step.start' }>): TranscriptMessage[] {
     const { step, attempt, name } = event.body;
-    if (event.run === undefined) return;
+    if (event.run === undefined) return [];
     const run = this.#runs.get(event.run) ?? this.#found(event.run, event);
     run.step = { step, attempt, ...(name !== undefined && { name }) };
-    const superseded = (message: TranscriptMessage) =>
-      message.run === run.run && message.step === step;
-    if (!this.#messages.some(superseded)) return;
-    for (const message of this.#messages.filter(superseded)) {
+    const superseded = this.#messages.filter(
+      (message) => message.run === run.run && message.step === step,
+    );
+    if (superseded.length === 0) return superseded;
+    for (const message of superseded) {
+      this.#seal(message, 'superseded');
       this.#byId.delete(message.message);
-      this.#open.delete(message);
     }
-    this.#messages = this.#messages.filter((message) => !superseded(message));
+    this.#messages = this.#messages.filter(({ status }) => status !== 'superseded');
+    return superseded;
   }
 
-  #endStep(event: Extract<SessionEvent, { kind: 'step.end' }>): void {
+  #endStep(event: Extract<SessionEvent, { kind: 'step.end' }>): TranscriptMessage[] {
     const { step, status } = event.body;
     const run = event.run === undefined ? undefined : this.#runs.get(event.run);
     if (run !== undefined) delete run.step;
-    for (const message of this.#open) {
-      if (message.run === event.run && message.step === step)
-        this.#seal(message, status === 'complete' ? 'complete' : 'incomplete');
-    }
+    const became = status === 'complete' ? 'complete' : 'incomplete';
+    const written = (message: TranscriptMessage) =>
+      message.run === event.run && message.step === step;
+    return this.#sealAll(became, written);
+  }
+
+  /** Ends those of the open messages that are meant. */
+  #sealAll(
+    status: Exclude<TranscriptMessage['status'], 'open'>,
+    meant: (message: TranscriptMessage) => boolean,
+  ): TranscriptMessage[] {
+    const sealed = [...this.#open].filter(meant);
+    for (const message of sealed) this.#seal(message, status);
+    return sealed;
   }
 
   #seal(message: TranscriptMessage, status: Exclude<TranscriptMessage['status'], 'open'>): void {

@@ -66,7 +66,7 @@ test('an event that comes again changes nothing', () => {
   answer(log, 'r1', ['a', 'b']);
   const transcript = read(log);
   const before = JSON.stringify(transcript.save());
-  for (const event of log.events) assert.equal(transcript.apply(event), undefined);
+  for (const event of log.events) assert.deepEqual(transcript.apply(event), []);
   assert.equal(JSON.stringify(transcript.save()), before);
 });
 
@@ -207,7 +207,9 @@ test('a step that is tried again takes back what it said', () => {
   for (const transcript of [failed, saved]) {
     const next = { step: 's', attempt: 3 };
     const event = { ...log.events.at(-1), kind: 'step.start', body: next, offset: log.tail + 1 };
-    transcript.apply(event);
+    // What was shown of the last attempt is told, so that it can be taken away.
+    const told = transcript.apply(event).map(({ message, status }) => [message, status]);
+    assert.deepEqual(told, [['m2', 'superseded']]);
     assert.deepEqual(texts(transcript), [['before', 'open']]);
     assert.deepEqual(transcript.run('r1').step, next);
   }

@@ -27,6 +27,7 @@ pub(crate) struct Publish {
 }
 
 /// The run that a caller may write.
+#[derive(Clone)]
 pub(super) struct Target {
     /// The caller's tenant.
     pub(super) namespace: Namespace,

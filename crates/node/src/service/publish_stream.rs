@@ -17,7 +17,7 @@ use everwire_core::limits::{
 };
 use everwire_core::{Code, Command, Details, Outcome, Refusal};
 use everwire_proto::{event, v1};
-use everwire_shard::{Pending, RunWatch, SessionInfo};
+use everwire_shard::{Pending, SessionInfo};
 use futures_util::FutureExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
@@ -30,6 +30,7 @@ use crate::context::{Context, drained};
 use crate::identity::Caller;
 use crate::metrics::Counted;
 use crate::service::publish::{Target, appended, ranges};
+use crate::service::standing::Standing;
 
 /// Most ranges in one ack: what is ready is merged up to here.
 const RANGES_PER_ACK: usize = 64;
@@ -45,8 +46,8 @@ pub(super) struct PublishStream {
     over: Pin<Box<dyn Future<Output = Refusal> + Send>>,
     /// The run, once it is opened.
     target: Option<Target>,
-    /// Tells when the run may have left its writer, once it is opened.
-    watch: Option<RunWatch>,
+    /// Tells when the run has left its writer, once it is opened.
+    standing: Option<Standing>,
     /// A batch that was read and waits for the connection's credit.
     waiting: Option<Waiting>,
     /// Signs of life: the one that is under way, and the one that came since.
@@ -108,7 +109,7 @@ enum Step {
     Answered(Result<Published, Refusal>),
     Over(Refusal),
     Credited(Option<OwnedSemaphorePermit>),
-    Touched,
+    Lost(Result<Refusal, Refusal>),
     Beaten(Result<Outcome, Refusal>),
     Read(Result<Option<v1::PublishStreamRequest>, Status>),
 }
@@ -136,7 +137,7 @@ impl PublishStream {
             connection,
             over: Box::pin(over),
             target: None,
-            watch: None,
+            standing: None,
             waiting: None,
             beat: Beat::default(),
             under_way: VecDeque::new(),
@@ -164,16 +165,8 @@ impl PublishStream {
                 Step::Answered(answer) => return Some(Ok(self.answer(answer))),
                 Step::Over(refusal) => self.end = Some(End::Refused(refusal)),
                 Step::Credited(permit) => self.submit(permit),
-                Step::Touched => {
-                    let Some(target) = &self.target else {
-                        continue;
-                    };
-                    match over(&self.context, target).await {
-                        Ok(Some(refusal)) => return Some(Ok(self.stopped(&refusal))),
-                        Ok(None) => {},
-                        Err(refusal) => self.end = Some(End::Refused(refusal)),
-                    }
-                },
+                Step::Lost(Ok(refusal)) => return Some(Ok(self.stopped(&refusal))),
+                Step::Lost(Err(refusal)) => self.end = Some(End::Refused(refusal)),
                 Step::Beaten(outcome) => {
                     if let Some(refusal) = self.beaten(outcome) {
                         return Some(Ok(self.stopped(&refusal)));
@@ -234,9 +227,8 @@ impl PublishStream {
         if *meant != info.session_epoch {
             return Err(another_history(&info));
         }
-        // Watched first, looked up then: no stop falls between the two.
-        let watch = shard.watch_run(&target.namespace, &target.session, &target.run);
-        self.watch = Some(watch.await?);
+        let (standing, over) = Standing::open(&self.context, &target).await?;
+        self.standing = Some(standing);
         tracing::debug!(
             session = %target.session,
             run = open.run,
@@ -244,7 +236,6 @@ impl PublishStream {
             shard = %shard.id(),
             "publish stream opened"
         );
-        let over = over(&self.context, &target).await?;
         self.target = Some(target);
         Ok(response(Out::Opened(v1::PublishOpened {
             session_epoch: info.session_epoch.to_string(),
@@ -269,7 +260,7 @@ impl PublishStream {
         let may_read = self.may_read();
         let Self {
             over,
-            watch,
+            standing,
             waiting,
             under_way,
             inbound,
@@ -280,9 +271,9 @@ impl PublishStream {
         let is_open = end.is_none();
         // What is under way has its own answers, and they come first.
         let is_idle = is_open && under_way.is_empty() && waiting.is_none();
-        let touched = async {
-            match watch {
-                Some(watch) => watch.changed().await,
+        let lost = async {
+            match standing {
+                Some(standing) => standing.lost().await,
                 None => std::future::pending().await,
             }
         };
@@ -309,7 +300,7 @@ impl PublishStream {
             answer = oldest => Step::Answered(answer),
             refusal = over, if is_open => Step::Over(refusal),
             permit = credited => Step::Credited(permit),
-            () = touched, if is_idle => Step::Touched,
+            lost = lost, if is_idle => Step::Lost(lost),
             outcome = beaten => Step::Beaten(outcome),
             request = inbound.message(), if may_read => Step::Read(request),
         }
@@ -516,18 +507,6 @@ fn another_history(info: &SessionInfo) -> Refusal {
         ..Details::default()
     };
     Refusal::with(Code::Gone, "the session was deleted and made anew", details)
-}
-
-/// Why the run takes nothing new from this writer, if so. A run that is not known is left to its
-/// first batch to be told.
-async fn over(context: &Context, target: &Target) -> Result<Option<Refusal>, Refusal> {
-    let shard = context.shard(&target.namespace, &target.session);
-    let info = shard.run(&target.namespace, &target.session, &target.run);
-    match info.await {
-        Ok(info) => Ok(target.over(&info)),
-        Err(refusal) if refusal.code == Code::UnknownRun => Ok(None),
-        Err(refusal) => Err(refusal),
-    }
 }
 
 /// Bytes of the connection's credit for a batch of this weight; `None` only when the node is

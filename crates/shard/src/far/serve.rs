@@ -14,7 +14,7 @@ use super::question;
 use crate::group::Shard;
 use crate::handle::AttachRequest;
 use crate::local::LocalReader;
-use crate::run_watch::RunWatch;
+use crate::run_watch::{Heard, RunWatch};
 use crate::subscription::{Delivery, Subscription};
 
 /// What is said to the reader's node, until one of the two leaves.
@@ -141,10 +141,13 @@ fn deliveries(subscription: Subscription) -> Saying {
     .boxed()
 }
 
+/// Ends with the watch: the reader's node makes another then.
 fn touches(watch: RunWatch) -> Saying {
     stream::unfold(watch, |mut watch| async move {
-        watch.changed().await;
-        Some((response(Said::Touched(true)), watch))
+        match watch.heard().await {
+            Heard::Touched => Some((response(Said::Touched(true)), watch)),
+            Heard::Ended => None,
+        }
     })
     .boxed()
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use everwire_core::row::RunState;
 use everwire_core::{Code, ShardId};
-use everwire_shard::{Answer, Delivery};
+use everwire_shard::{Answer, Delivery, Heard};
 use futures_util::FutureExt;
 
 use crate::cluster::{Cluster, Wanderer, eventually};
@@ -111,7 +111,7 @@ async fn a_holder_that_is_lost_ends_the_reader_and_another_goes_on() {
     let (namespace, session, run) = (namespace(), name("s"), run_id("a"));
     let watched = shard.watch_run(&namespace, &session, &run);
     let mut watch = watched.await.unwrap();
-    assert!(watch.changed().now_or_never().is_none());
+    assert!(watch.heard().now_or_never().is_none());
 
     cluster.stop(leader).await;
     let ended = async {
@@ -132,12 +132,20 @@ async fn a_holder_that_is_lost_ends_the_reader_and_another_goes_on() {
     })
     .await;
     assert_eq!(reader.events.len(), 6);
-    // The watch has found another holder too, and then hears of the stop.
-    let found = tokio::time::timeout(WITHIN, watch.changed());
-    found.await.expect("it is made anew");
+    // So does the watch.
+    let mut heard = async || {
+        let heard = tokio::time::timeout(WITHIN, watch.heard());
+        heard.await.expect("a watch does not go deaf")
+    };
+    assert_eq!(heard().await, Heard::Ended);
+    let mut watch = eventually("another holder watches", async || {
+        let watched = shard.watch_run(&namespace, &session, &run);
+        watched.await.ok()
+    })
+    .await;
     cluster.propose(SPARE, "s", cancel("s", "a")).await;
-    let heard = tokio::time::timeout(WITHIN, watch.changed());
-    heard.await.expect("the stop is heard");
+    let heard = tokio::time::timeout(WITHIN, watch.heard());
+    assert_eq!(heard.await.expect("the stop is heard"), Heard::Touched);
 }
 
 /// Each session is more than a window, and there are more readers than a connection's usual

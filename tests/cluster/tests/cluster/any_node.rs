@@ -22,11 +22,11 @@ use everwire_testkit::cluster::shard_of;
 use everwire_testkit::grpc::{channel, with};
 use everwire_testkit::{Cluster, say, tokens};
 use futures_util::future::join_all;
-use futures_util::stream::{self, StreamExt};
-use tokio::sync::Barrier;
+use futures_util::stream;
+use tokio::sync::{Barrier, mpsc};
 use tokio::time::{Instant, sleep, timeout};
 use tonic::transport::Channel;
-use tonic::{Response, Status};
+use tonic::{Response, Status, Streaming};
 
 use crate::times::BALANCED_WITHIN;
 
@@ -34,12 +34,16 @@ use crate::times::BALANCED_WITHIN;
 const NODES: usize = 5;
 /// Longest wait for one event, an election among what it waits for.
 const WITHIN: Duration = Duration::from_secs(30);
+/// Nobody loses a run here for saying nothing.
+const LEASE_MS: u32 = 600_000;
 /// How soon a refused call is made again.
 const AGAIN_AFTER: Duration = Duration::from_millis(50);
-/// Events of each session at the beginning: the run's start, and its output.
+/// Events of each session at the beginning: a run's start, and its output.
 const WRITTEN_FIRST: u64 = 6;
 /// Events of each session that are written while a node is gone.
 const WRITTEN_MEANWHILE: u64 = 10;
+/// Starts of silent runs, meanwhile too.
+const STARTED_MEANWHILE: u64 = 1;
 
 /// A caller of one node, whatever it answers.
 struct Bare {
@@ -71,6 +75,7 @@ impl Bare {
                 session: session.to_string(),
                 run: run.to_owned(),
                 key: format!("start-{run}"),
+                lease_ms: LEASE_MS,
                 ..v1::StartRequest::default()
             };
             self.runs().start(with(&self.token, request)).await
@@ -210,6 +215,7 @@ impl Bare {
                     middle.wait().await;
                 }
                 if events.len() as u64 >= upto {
+                    events.truncate(usize::try_from(upto).expect("a few"));
                     return (events, ended);
                 }
             }
@@ -279,13 +285,14 @@ async fn any_node_takes_any_call() {
     // Who holds a session, and who does not, hears of its end.
     for (at, session) in sessions.iter().take(NODES).enumerate() {
         let [writer, other] = [at, (at + 1) % NODES].map(|node| &callers[node]);
-        a_silent_writer_hears_of_a_stop(writer, other, session).await;
+        let mut silent = Silent::open(writer, session).await;
+        silent.hears_of_a_stop(other).await;
     }
-    readers_stay_while_a_holder_dies(&mut cluster, &callers, &sessions[NODES..]).await;
+    all_stay_while_a_holder_dies(&mut cluster, &callers, &sessions[NODES..]).await;
 }
 
-/// Readers of everything at one node, while another dies that led some of it for them.
-async fn readers_stay_while_a_holder_dies(
+/// Readers and silent writers of everything at one node, while another dies that led some of it for them.
+async fn all_stay_while_a_holder_dies(
     cluster: &mut Cluster,
     callers: &[Bare],
     sessions: &[SessionName],
@@ -299,9 +306,13 @@ async fn readers_stay_while_a_holder_dies(
     let victim = sessions.iter().find(led_elsewhere).expect("one of many");
     let victim = leaders.of[&shard_of(victim)].expect("it is led");
     let writer = (0..reader).find(|node| *node != victim).expect("another");
-    let upto = WRITTEN_FIRST + WRITTEN_MEANWHILE;
+    let upto = WRITTEN_FIRST + STARTED_MEANWHILE + WRITTEN_MEANWHILE;
     let all_have_read = Barrier::new(sessions.len() + 1);
     let middle = Some(&all_have_read);
+    let mut silent = Vec::new();
+    for session in sessions {
+        silent.push(Silent::open(&callers[reader], session).await);
+    }
     let reading = sessions
         .iter()
         .map(|session| callers[reader].follow(session, upto, middle));
@@ -309,7 +320,7 @@ async fn readers_stay_while_a_holder_dies(
         all_have_read.wait().await;
         cluster.kill(victim).await;
         for session in sessions {
-            for seq in WRITTEN_FIRST..upto {
+            for seq in WRITTEN_FIRST..WRITTEN_FIRST + WRITTEN_MEANWHILE {
                 callers[writer].append(session, "r", seq..seq + 1).await;
             }
         }
@@ -318,6 +329,10 @@ async fn readers_stay_while_a_holder_dies(
     let ended: u32 = read.iter().map(|(_, ended)| ended).sum();
     assert!(ended > 0, "somebody read at the one that died");
     say(&format!("readers were told to come again {ended} times"));
+    // A stream that nothing is said on outlives the death of the node that it was watched at.
+    for writer_of in &mut silent {
+        writer_of.hears_of_a_stop(&callers[writer]).await;
+    }
     for (session, (events, _)) in sessions.iter().zip(&read) {
         assert_dense(session, events);
         let (again, _) = callers[writer].follow(session, upto, None).await;
@@ -325,31 +340,53 @@ async fn readers_stay_while_a_holder_dies(
     }
 }
 
-/// A stop that comes by way of one node is told, on a stream that says nothing, at another.
-async fn a_silent_writer_hears_of_a_stop(writer: &Bare, other: &Bare, session: &SessionName) {
-    writer.start(session, "silent").await;
-    let open = v1::PublishStreamRequest {
-        message: Some(Sent::Open(v1::PublishOpen {
-            session: session.to_string(),
-            run: "silent".to_owned(),
-            run_epoch: 1,
-            session_epoch: String::new(),
-        })),
-    };
-    let requests = stream::iter([open]).chain(stream::pending());
-    let mut request = with(&writer.token, requests);
-    request.set_timeout(WITHIN);
-    let answers = writer.publish().stream(request).await;
-    let mut answers = answers.expect("a stream").into_inner();
-    let first = said(answers.message().await);
-    assert!(matches!(first, Some(Published::Opened(_))), "{first:?}");
-    other.cancel(session, "silent").await;
-    let told = timeout(WITHIN, answers.message()).await.expect("in time");
-    let Some(Published::Refused(refused)) = said(told) else {
-        panic!("{session}: it is not told");
-    };
-    let refusal = from_error(refused.error.expect("why"));
-    assert_eq!((refused.first_seq, refusal.code), (0, Code::RunFenced));
+/// A writer that says nothing from the opening of its stream on.
+struct Silent<'c> {
+    session: &'c SessionName,
+    answers: Streaming<v1::PublishStreamResponse>,
+    /// Kept open.
+    _requests: mpsc::Sender<v1::PublishStreamRequest>,
+}
+
+impl<'c> Silent<'c> {
+    const RUN: &'static str = "silent";
+
+    async fn open(caller: &Bare, session: &'c SessionName) -> Self {
+        caller.start(session, Self::RUN).await;
+        let open = v1::PublishStreamRequest {
+            message: Some(Sent::Open(v1::PublishOpen {
+                session: session.to_string(),
+                run: Self::RUN.to_owned(),
+                run_epoch: 1,
+                session_epoch: String::new(),
+            })),
+        };
+        let (requests, sent) = mpsc::channel(1);
+        let sent = stream::unfold(sent, async |mut sent| Some((sent.recv().await?, sent)));
+        requests.send(open).await.expect("there is room");
+        let mut request = with(&caller.token, sent);
+        request.set_timeout(WITHIN * 10);
+        let answers = caller.publish().stream(request).await;
+        let mut answers = answers.expect("a stream").into_inner();
+        let first = said(answers.message().await);
+        assert!(matches!(first, Some(Published::Opened(_))), "{first:?}");
+        Self {
+            session,
+            answers,
+            _requests: requests,
+        }
+    }
+
+    /// A stop that comes by way of another node is told to it, first of all.
+    async fn hears_of_a_stop(&mut self, other: &Bare) {
+        other.cancel(self.session, Self::RUN).await;
+        let told = timeout(WITHIN, self.answers.message()).await;
+        let Some(Published::Refused(refused)) = said(told.expect("in time")) else {
+            panic!("{}: it is not told", self.session);
+        };
+        let refusal = from_error(refused.error.expect("why"));
+        assert_eq!((refused.first_seq, refusal.code), (0, Code::RunFenced));
+    }
 }
 
 fn said(answer: Result<Option<v1::PublishStreamResponse>, Status>) -> Option<Published> {
