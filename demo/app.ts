@@ -1,7 +1,8 @@
 /**
  * The demo's page: one tab of one session. It shows what the client tells and adds nothing.
  * In come events, the state of the connection, and what the demo's supervisor knows of the cluster;
- * out go a question, a Stop, what this tab's buttons do to its own socket, and kill -9.
+ * out go a question, a Stop, a pause, the answer to an approval, what this tab's buttons do to its
+ * own socket, and kill -9.
  */
 import {
   connect,
@@ -11,14 +12,17 @@ import {
   type EverwireError,
   type Session,
   type SessionEvent,
+  type SignalOutcome,
+  type TranscriptApproval,
   type TranscriptRun,
+  type Verdict,
 } from '@everwire/client';
 import { ClusterView } from './cluster-view.js';
 import { ClusterWatch, type ClusterState, type Wish } from './cluster.js';
 import { byId, setText } from './dom.js';
 import { Notices } from './notices.js';
 import { Ticker } from './ticker.js';
-import { TranscriptView } from './transcript-view.js';
+import { TranscriptView, waitsFor } from './transcript-view.js';
 
 interface Config {
   /** Where this tab may connect; the client goes from one to the other by itself. */
@@ -32,7 +36,7 @@ const FIRST_QUESTION = { text: 'How does a lighthouse work?', input: 'first-ques
 
 const name = sessionName();
 const transcript = new Transcript();
-const view = new TranscriptView(byId('transcript'));
+const view = new TranscriptView(byId('transcript'), answer);
 const ticker = new Ticker(byId('ticker'));
 const notices = new Notices(byId('notice'));
 const clusterView = new ClusterView();
@@ -108,11 +112,26 @@ function showRun(run: TranscriptRun | undefined): void {
   box.dataset['state'] = run?.state ?? 'idle';
   setText(box, runText(run));
   byId<HTMLButtonElement>('stop').disabled = !isOpen(run) || stopping.has(run.run);
+  const { signal, runs } = pauseWish();
+  const pause = byId<HTMLButtonElement>('pause');
+  pause.hidden = !isOpen(run);
+  pause.disabled = pausing || runs.length === 0;
+  setText(pause, signal === 'pause' ? 'Pause' : 'Resume');
 }
 
-/** Whether a run has not ended: without its agent it can still be stopped. */
+/** Whether a run has not ended: also one that waits, or has no agent, can be stopped. */
 function isOpen(run: TranscriptRun | undefined): run is TranscriptRun {
-  return run?.state === 'running' || run?.state === 'orphaned';
+  return run?.state === 'running' || run?.state === 'suspended' || run?.state === 'orphaned';
+}
+
+/** What the pause button does: as long as any run goes on, it pauses. */
+function pauseWish(): { readonly signal: 'pause' | 'resume'; readonly runs: TranscriptRun[] } {
+  const open = transcript.runs.filter(isOpen);
+  const going = open.filter(({ state }) => state !== 'suspended');
+  if (going.length > 0) return { signal: 'pause', runs: going };
+  // Who waits for an approval goes on with the answer.
+  const runs = open.filter(({ suspended }) => suspended?.reason !== 'approval');
+  return { signal: 'resume', runs };
 }
 
 /** Whether an agent writes. */
@@ -126,6 +145,9 @@ function runText(run: TranscriptRun | undefined): string {
       return 'idle';
     case 'running':
       return stopping.has(run.run) ? 'stopping' : 'answering';
+    case 'suspended':
+      if (stopping.has(run.run)) return 'stopping';
+      return run.suspended === undefined ? 'waiting' : waitsFor(run.suspended);
     case 'orphaned':
       return stopping.has(run.run) ? 'stopping' : `orphaned at offset ${run.orphaned}`;
     case 'cancelled': {
@@ -225,18 +247,41 @@ async function stop(session: Session): Promise<void> {
 }
 
 async function stopRun(session: Session, run: string): Promise<void> {
+  await tell('Stopped', session.cancel(run));
+  stopping.delete(run);
+  showRun(youngestRun());
+}
+
+/** Whether this tab waits for the answer to a pause or a resume. */
+let pausing = false;
+
+async function pause(session: Session): Promise<void> {
+  const { signal, runs } = pauseWish();
+  pausing = true;
+  showRun(youngestRun());
+  const done = signal === 'pause' ? 'Paused' : 'Resumed';
+  await Promise.all(runs.map(({ run }) => tell(done, session[signal](run))));
+  pausing = false;
+  showRun(youngestRun());
+}
+
+async function answer(approval: TranscriptApproval, verdict: Verdict): Promise<void> {
+  if (tab === undefined) return;
+  const done = verdict === 'approve' ? 'Approved' : 'Denied';
+  await tell(done, tab.session[verdict](approval));
+}
+
+/** Tells what came of a signal. */
+async function tell(done: string, asked: Promise<SignalOutcome>): Promise<void> {
+  const not = `Not ${done.toLowerCase()}`;
   try {
-    const { outcome, offset, state } = await session.cancel(run);
-    if (outcome === 'applied')
-      notices.flash(`Stopped at offset ${offset}, for every tab.`);
+    const { outcome, offset, state } = await asked;
+    if (outcome === 'applied') notices.flash(`${done} at offset ${offset}, for every tab.`);
     else if (outcome === 'already_terminal')
       notices.flash(`It had ended before: ${state} at offset ${offset}.`);
-    else notices.flash(`Not stopped: ${outcome}.`, 'cut');
+    else notices.flash(`${not}: ${outcome}.`, 'cut');
   } catch (thrown) {
-    notices.flash(`Not stopped: ${(thrown as EverwireError).message}.`, 'cut');
-  } finally {
-    stopping.delete(run);
-    showRun(youngestRun());
+    notices.flash(`${not}: ${(thrown as EverwireError).message}.`, 'cut');
   }
 }
 
@@ -268,6 +313,7 @@ function wire(client: Client, session: Session): void {
     open(location.href, '_blank', 'noopener');
   });
   byId('stop').addEventListener('click', () => void stop(session));
+  byId('pause').addEventListener('click', () => void pause(session));
   byId('kill-leader').addEventListener('click', () => void killLeader());
   byId('kill-edge').addEventListener('click', () => void killEdge(client));
   byId('ask').addEventListener('submit', (event) => {
@@ -413,6 +459,8 @@ async function read(client: Client, session: Session): Promise<void> {
       // A run's end changes what its messages say about theirs.
       for (const each of transcript.messages)
         if (each.run === event.run) view.draw(each, transcript);
+      for (const each of transcript.approvals)
+        if (each.run === event.run) view.drawApproval(each, transcript);
       showRun(youngestRun());
     }
     if (writer !== undefined && writerOf(event) !== writer && isLive())

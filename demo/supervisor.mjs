@@ -18,7 +18,10 @@ const ROOT = fileURLToPath(new URL('..', import.meta.url));
 const SAMPLE = fileURLToPath(new URL('sample.openai-chat.jsonl', import.meta.url));
 const NAMESPACE = 'demo';
 /** What a tab may do, and only on its own session. */
-const TAB_MAY = 'create,subscribe,publish,signal:cancel,history,presence';
+const TAB_MAY =
+  'create,subscribe,publish,signal:cancel,signal:pause,signal:resume,signal:approve,signal:deny,history,presence';
+/** The agent asks for an approval before it answers a message with this word. */
+const ASK_WORD = 'approve';
 const AGENT_MAY = 'create,subscribe,publish,run,history';
 /** For people: `everwire tail`, `publish`, `status` and the like, on every session of the demo. */
 const OPERATOR_MAY = 'create,subscribe,publish,run,signal:cancel,history,presence,admin,operate';
@@ -83,7 +86,10 @@ function startAgent(session) {
     const EVERWIRE_TOKEN = await token('lighthouse-agent', 'agent', allow, '24h');
     return {
       command: bin,
-      args: ['agent', 'replay', session, '--from', SAMPLE, '--rate', DEMO_RATE, '--answer-inputs'],
+      args: [
+        ...['agent', 'replay', session, '--from', SAMPLE, '--rate', DEMO_RATE],
+        ...['--answer-inputs', '--ask-before', ASK_WORD],
+      ],
       env: { EVERWIRE_TOKEN, EVERWIRE_ADDR: cluster.nodes },
     };
   };

@@ -3,7 +3,14 @@ import type { SessionEvent } from '@everwire/client';
 import { element } from './dom.js';
 
 /** Besides signals: what was done to a run, not by it. */
-const CONTROL: readonly string[] = ['run.cancelled', 'run.orphaned', 'run.claimed'];
+const CONTROL: readonly string[] = [
+  'run.cancelled',
+  'run.orphaned',
+  'run.claimed',
+  'run.suspended',
+  'run.resumed',
+  'approval.resolved',
+];
 
 /** Rows that are kept; more than any screen shows. */
 const ROWS_MAX = 60;
@@ -49,7 +56,14 @@ function glimpse(event: SessionEvent): string {
     case 'run.orphaned':
       return 'its agent is silent';
     case 'run.claimed':
+    case 'run.resumed':
       return `by ${event.author.participant}`;
+    case 'run.suspended':
+      return `${event.body.reason}, by ${event.author.participant}`;
+    case 'approval.requested':
+      return event.body.action;
+    case 'approval.resolved':
+      return `${event.body.outcome}, by ${event.author.participant}`;
     case 'run.epilogue':
       return JSON.stringify(event.body.data ?? event.body.data_base64 ?? null);
     case 'step.start':

@@ -4,10 +4,13 @@
  */
 import type {
   Transcript,
+  TranscriptApproval,
   TranscriptMessage,
   TranscriptPart,
   TranscriptRun,
+  TranscriptSuspension,
 } from '@everwire/client';
+import { ApprovalCard, type Answer } from './approval-card.js';
 import { element } from './dom.js';
 
 interface Drawn {
@@ -19,14 +22,36 @@ interface Drawn {
 
 export class TranscriptView {
   readonly #drawn = new Map<string, Drawn>();
+  readonly #cards = new Map<string, ApprovalCard>();
 
-  constructor(private readonly box: HTMLElement) {}
+  constructor(
+    private readonly box: HTMLElement,
+    private readonly answer: Answer,
+  ) {}
 
-  /** Draws everything anew. */
+  /** Draws everything anew, in the order of the log. */
   reset(transcript: Transcript): void {
     this.#drawn.clear();
+    this.#cards.clear();
     this.box.replaceChildren();
-    for (const message of transcript.messages) this.draw(message, transcript);
+    const approvals = [...transcript.approvals];
+    for (const message of transcript.messages) {
+      while (approvals[0] !== undefined && approvals[0].requested < message.from)
+        this.drawApproval(approvals.shift() as TranscriptApproval, transcript);
+      this.draw(message, transcript);
+    }
+    for (const approval of approvals) this.drawApproval(approval, transcript);
+  }
+
+  /** Brings one request for an approval up to date. */
+  drawApproval(approval: TranscriptApproval, transcript: Transcript): void {
+    let card = this.#cards.get(approval.approval);
+    if (card === undefined) {
+      card = new ApprovalCard(approval, this.answer);
+      this.#cards.set(approval.approval, card);
+      this.box.append(card.article);
+    }
+    card.draw(approval, transcript.openApprovals.includes(approval));
   }
 
   /** Brings one message up to date, or takes it away. */
@@ -38,8 +63,8 @@ export class TranscriptView {
     }
     const drawn = this.#drawn.get(message.message) ?? this.#begin(message);
     const run = message.run === undefined ? undefined : transcript.run(message.run);
-    const state = run?.state === 'orphaned' ? `${message.status} orphaned` : message.status;
-    drawn.article.className = `message ${message.role} ${state}`;
+    const waits = run?.state === 'orphaned' || run?.state === 'suspended' ? ` ${run.state}` : '';
+    drawn.article.className = `message ${message.role} ${message.status}${waits}`;
     for (const part of message.parts) this.#drawPart(drawn, part);
     const { from, to } = message;
     drawn.range.textContent = from === to ? `offset ${from}` : `offsets ${from}–${to}`;
@@ -109,6 +134,14 @@ function stopped({ cancel_offset, cancelled_by, observed_offset }: TranscriptRun
 /** An open message may have lost its writer, or have another one than at its start. */
 function streaming(message: TranscriptMessage, run: TranscriptRun | undefined): string {
   if (run?.state === 'orphaned') return `no agent since offset ${run.orphaned}`;
+  if (run?.suspended !== undefined) return waitsFor(run.suspended);
   const writer = run?.author?.participant ?? message.author.participant;
   return writer === message.author.participant ? 'streaming' : `streaming, now from ${writer}`;
+}
+
+/** Why a run does not write, and since when. */
+export function waitsFor({ reason, offset, by }: TranscriptSuspension): string {
+  if (reason === 'paused') return `paused at offset ${offset} by ${by.participant}`;
+  const what = { approval: 'an approval', input: 'an input', auth: 'a sign-in' }[reason];
+  return `waits for ${what} since offset ${offset}`;
 }

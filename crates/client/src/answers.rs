@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use everwire_core::command::CancelOutcome;
+use everwire_core::command::SignalOutcome;
+use everwire_core::event::SuspendReason;
 use everwire_core::row::{Frozen, RunState};
 use everwire_core::{
     Event, InputRef, NodeId, Offset, ParticipantId, RunEpoch, RunId, Seq, SessionEpoch,
-    SessionName, ShardId, Timestamp,
+    SessionName, ShardId, StepId, Timestamp,
 };
 
 /// Everything up to `seq` is on disk at a majority.
@@ -57,11 +58,11 @@ pub struct Posted {
     pub duplicate: bool,
 }
 
-/// The answer to a cancel.
+/// The answer to a signal.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Cancelled {
+pub struct Signalled {
     /// How it was decided.
-    pub outcome: CancelOutcome,
+    pub outcome: SignalOutcome,
     /// The session's history; `None` when nothing was looked up.
     pub session_epoch: Option<SessionEpoch>,
     /// It had been decided before this call.
@@ -160,6 +161,10 @@ pub struct RunInfo {
     pub input: Option<InputRef>,
     /// The run that it works for.
     pub parent: Option<RunId>,
+    /// While it is suspended: why.
+    pub suspended: Option<SuspendReason>,
+    /// The step that it is in: whoever claims it begins the next attempt at it.
+    pub step: Option<StepId>,
     /// For how long its writer may be silent.
     pub lease: Option<Duration>,
     /// Where `run.started` stands.

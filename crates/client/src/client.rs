@@ -3,23 +3,21 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use everwire_core::command::{CancelOutcome, StartRun};
+use everwire_core::command::StartRun;
 use everwire_core::limits::GRPC_ANSWER_BYTES_MAX;
 use everwire_core::{
-    Cancel, Code, Draft, InputId, InputRef, Key, Kind, Lease, Namespace, NodeId, Offset, Refusal,
-    RunEpoch, RunId, Seq, SessionEpoch, SessionName, ShardId,
+    Draft, InputId, InputRef, Key, Kind, Lease, Namespace, NodeId, Offset, Refusal, RunEpoch,
+    RunId, Seq, SessionEpoch, SessionName, ShardId,
 };
-use everwire_proto::control::HoldsCancel;
 use everwire_proto::v1;
 use everwire_proto::v1::attach_client::AttachClient;
 use everwire_proto::v1::cluster_client::ClusterClient;
 use everwire_proto::v1::publish_client::PublishClient;
 use everwire_proto::v1::runs_client::RunsClient;
 use everwire_proto::v1::sessions_client::SessionsClient;
-use everwire_proto::v1::signals_client::SignalsClient;
 
 use crate::answers::{
-    Cancelled, ClusterStatus, Created, Page, Posted, RunGrant, RunInfo, SessionInfo, SessionPage,
+    ClusterStatus, Created, Page, Posted, RunGrant, RunInfo, SessionInfo, SessionPage,
 };
 use crate::call::Caller;
 use crate::config::ClientConfig;
@@ -52,7 +50,7 @@ use crate::wire;
 /// ```
 #[derive(Clone)]
 pub struct Client {
-    caller: Caller,
+    pub(crate) caller: Caller,
 }
 
 impl Client {
@@ -394,68 +392,6 @@ impl Client {
                 .unary(lane, Aim::Writes(session.clone()), request, call)
                 .await?,
         )
-    }
-
-    /// Stops a run, at once. Being denied and an unknown run are outcomes like the others.
-    pub async fn cancel(
-        &self,
-        session: &SessionName,
-        run: &RunId,
-        key: Option<Key>,
-    ) -> Result<Cancelled, Refusal> {
-        self.stop(session, &Cancel::run(run.clone()), key).await
-    }
-
-    /// Stops a run, all that work for it, whatever answers an input, or the whole session; at
-    /// once or leaving time for an epilogue; perhaps only if the run is as expected.
-    ///
-    /// ```no_run
-    /// use everwire_client::{Cancel, Client, Target};
-    /// use everwire_core::{Refusal, RunId, SessionName};
-    ///
-    /// async fn stop_all(client: Client, session: SessionName) -> Result<(), Refusal> {
-    ///     let root = RunId::parse("plan")?;
-    ///     let stop = Cancel {
-    ///         grace_ms: Some(2_000),
-    ///         ..Cancel::of(Target::Subtree(root))
-    ///     };
-    ///     let stopped = client.stop(&session, &stop, None).await?;
-    ///     println!("{}", stopped.outcome.as_str());
-    ///     Ok(())
-    /// }
-    /// ```
-    pub async fn stop(
-        &self,
-        session: &SessionName,
-        cancel: &Cancel,
-        key: Option<Key>,
-    ) -> Result<Cancelled, Refusal> {
-        cancel.check_shape()?;
-        let mut request = v1::CancelRequest {
-            session: session.to_string(),
-            key: key.unwrap_or_else(|| self.caller.mint_key()).to_string(),
-            ..v1::CancelRequest::default()
-        };
-        request.put_cancel(cancel);
-        let call =
-            |channel, request| async move { SignalsClient::new(channel).cancel(request).await };
-        let decided = |outcome| Cancelled {
-            outcome,
-            session_epoch: None,
-            duplicate: false,
-        };
-        match self
-            .caller
-            .unary(Lane::People, Aim::Writes(session.clone()), request, call)
-            .await
-        {
-            Ok(answer) => wire::cancelled(&answer),
-            Err(refusal) if refusal.code == Code::Denied => Ok(decided(CancelOutcome::Denied)),
-            Err(refusal) if refusal.code == Code::UnknownRun => {
-                Ok(decided(CancelOutcome::UnknownRun))
-            },
-            Err(refusal) => Err(refusal),
-        }
     }
 
     /// Reads a session from a cursor, then live, across any number of connections.

@@ -19,14 +19,16 @@ mod map;
 mod message;
 mod publisher;
 mod route;
+mod signals;
 mod standing;
 mod subscriber;
+mod waiting;
 mod watch;
 mod wire;
 
 pub use answers::{
-    Ack, AckRange, Cancelled, ClusterStatus, Created, ListedSession, NodeInfo, NodeMeters, Page,
-    Posted, RunGrant, RunInfo, SessionInfo, SessionPage, ShardInfo,
+    Ack, AckRange, ClusterStatus, Created, ListedSession, NodeInfo, NodeMeters, Page, Posted,
+    RunGrant, RunInfo, SessionInfo, SessionPage, ShardInfo, Signalled,
 };
 pub use client::Client;
 pub use config::{BoxFuture, ClientConfig, Connector, Io, TlsConfig, TokenSource};
@@ -35,3 +37,4 @@ pub use everwire_core::control::{Cancel, Guard, InputRef, Lease, Target};
 pub use message::RunWriter;
 pub use publisher::{Acks, Publisher};
 pub use subscriber::{SubscribeOptions, Subscriber, SubscriberEvent};
+pub use waiting::{Resolution, is_paused};

@@ -165,6 +165,12 @@ impl Publisher {
         acked.await
     }
 
+    /// What was taken and is not acked, in order. Once the run was refused to this writer none of
+    /// it is committed: whoever goes on with the run sends it under the next epoch.
+    pub fn left(&self) -> Vec<Draft> {
+        self.shared.window().left()
+    }
+
     /// Where output comes to stand, as it is acked: each seq once, in order. One reader at a
     /// time: a second call ends the first. A reader that stops reading stops the sender in the
     /// end, so drop it when it is not wanted any more.

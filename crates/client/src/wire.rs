@@ -5,14 +5,15 @@
 
 use std::time::Duration;
 
-use everwire_core::command::CancelOutcome;
+use everwire_core::command::SignalOutcome;
+use everwire_core::event::SuspendReason;
 use everwire_core::row::{Frozen, RunState};
 use everwire_core::{Event, NodeId, Offset, Refusal, Seq, SessionEpoch, ShardId, Timestamp};
 use everwire_proto::{control, field, v1};
 
 use crate::answers::{
-    AckRange, Cancelled, ClusterStatus, Created, ListedSession, NodeInfo, NodeMeters, Page, Posted,
-    RunGrant, RunInfo, SessionInfo, SessionPage, ShardInfo,
+    AckRange, ClusterStatus, Created, ListedSession, NodeInfo, NodeMeters, Page, Posted, RunGrant,
+    RunInfo, SessionInfo, SessionPage, ShardInfo, Signalled,
 };
 
 /// A session epoch that must be there.
@@ -117,12 +118,23 @@ pub(crate) fn run_info(answer: &v1::GetResponse) -> Result<RunInfo, Refusal> {
         writer: field::name("writer", &answer.writer)?,
         input: control::input_ref(&answer.input, &answer.input_by)?,
         parent: field::optional_name("parent", &answer.parent)?,
+        suspended: suspend_reason(&answer.suspended)?,
+        step: field::optional_name("step", &answer.step)?,
         lease: lease(answer.lease_ms),
         started: field::offset("started", answer.started)?,
         ended: ended.transpose()?,
         last_seq: Seq(answer.last_seq),
         last_offset: field::offset("last_offset", answer.last_offset)?,
     })
+}
+
+fn suspend_reason(word: &str) -> Result<Option<SuspendReason>, Refusal> {
+    if word.is_empty() {
+        return Ok(None);
+    }
+    let reason = SuspendReason::parse(word);
+    let reason = reason.ok_or_else(|| field::malformed("suspended", "is not known here"));
+    reason.map(Some)
 }
 
 /// A start's and a claim's answer have the same fields.
@@ -154,19 +166,19 @@ pub(crate) fn posted(answer: &v1::PostResponse) -> Result<Posted, Refusal> {
     })
 }
 
-pub(crate) fn cancelled(answer: &v1::CancelResponse) -> Result<Cancelled, Refusal> {
+pub(crate) fn signalled(answer: &v1::SignalResponse) -> Result<Signalled, Refusal> {
     let offset = || field::offset("offset", answer.offset.unwrap_or(0));
     let outcome = match answer.outcome.as_str() {
-        "applied" => CancelOutcome::Applied { offset: offset()? },
-        "already_terminal" => CancelOutcome::AlreadyTerminal {
+        "applied" => SignalOutcome::Applied { offset: offset()? },
+        "already_terminal" => SignalOutcome::AlreadyTerminal {
             state: run_state(answer.state.as_deref().unwrap_or_default())?,
             offset: offset()?,
         },
-        "denied" => CancelOutcome::Denied,
-        "unknown_run" => CancelOutcome::UnknownRun,
+        "denied" => SignalOutcome::Denied,
+        "unknown_run" => SignalOutcome::UnknownRun,
         _ => return Err(field::malformed("outcome", "not one of the four")),
     };
-    Ok(Cancelled {
+    Ok(Signalled {
         outcome,
         session_epoch: field::session_epoch("session_epoch", &answer.session_epoch)?,
         duplicate: answer.duplicate,

@@ -130,6 +130,7 @@ codes! {
     Draining "DRAINING" RetryElsewhere 4030 503 5 "This server is about to stop; move on.";
     SlowReader "SLOW_READER" Reattach 4031 503 5 "The connection took no bytes for too long; nothing is lost, come back with the cursor.";
     Frozen "FROZEN" Stop 4032 409 3 "The session is frozen until an operator looks at it; or its whole shard is, because replicas differ and no majority agrees.";
+    UnknownApproval "UNKNOWN_APPROVAL" Stop 4034 404 6 "The session has no request for an approval of this id.";
     Internal "INTERNAL" Retry 4033 500 1 "Our mistake. It is in the log of the server.";
 }
 

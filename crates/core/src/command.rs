@@ -5,7 +5,7 @@
 
 use crate::clock::Timestamp;
 use crate::code::Refusal;
-use crate::control::{Cancel, InputRef, Lease};
+use crate::control::{Cancel, InputRef, Lease, Signal};
 use crate::event::{Author, Body, Data, Draft};
 use crate::ids::{Key, Namespace, RunId, SessionName};
 use crate::position::{Offset, RunEpoch, Seq, SessionEpoch};
@@ -168,6 +168,15 @@ pub enum Op {
         /// Hash of the signal's encoding.
         body_hash: u128,
     },
+    /// Another signal than a stop.
+    Signal {
+        /// Which.
+        signal: Signal,
+        /// Required.
+        key: Key,
+        /// Hash of the signal's encoding.
+        body_hash: u128,
+    },
 }
 
 /// What a start asks for.
@@ -216,7 +225,7 @@ impl Op {
                 Body::Input { .. } => Lane::People,
                 _ => Lane::Agents,
             },
-            Self::Cancel { .. } => Lane::People,
+            Self::Cancel { .. } | Self::Signal { .. } => Lane::People,
             Self::CreateSession
             | Self::DeleteSession
             | Self::Unfreeze
@@ -230,23 +239,22 @@ impl Op {
     /// The oldest rules that know the command as it is said. A leader proposes nothing that the
     /// rules of its shard do not know.
     pub fn rules_needed(&self) -> u32 {
-        let plain = match self {
-            Self::CreateSession | Self::DeleteSession | Self::Unfreeze | Self::Post { .. } => true,
-            Self::StartRun(start) => start.is_plain(),
-            Self::ClaimRun { lease, .. } => lease.is_none(),
-            Self::Heartbeat { .. } => false,
+        let second_if = |newer| if newer { 2 } else { 1 };
+        match self {
+            Self::CreateSession | Self::DeleteSession | Self::Unfreeze | Self::Post { .. } => 1,
+            Self::StartRun(start) => second_if(!start.is_plain()),
+            Self::ClaimRun { lease, .. } => second_if(lease.is_some()),
+            Self::Heartbeat { .. } => 2,
             Self::Publish { drafts, .. } => {
-                let new = |draft: &Draft| {
-                    matches!(
-                        draft.body,
-                        Body::RunEpilogue { .. } | Body::StepStart { .. } | Body::StepEnd { .. }
-                    )
-                };
-                !drafts.iter().any(new)
+                let needed = drafts.iter().map(|draft| rules_of_output(&draft.body));
+                needed.max().unwrap_or(1)
             },
-            Self::Cancel { cancel, .. } => cancel.is_plain(),
-        };
-        if plain { 1 } else { 2 }
+            Self::Cancel { cancel, .. } => match cancel.guard.state {
+                Some(RunState::Suspended) => 3,
+                _ => second_if(!cancel.is_plain()),
+            },
+            Self::Signal { .. } => 3,
+        }
     }
 
     /// What is asked for, in a word: for people, where a session was frozen.
@@ -261,6 +269,7 @@ impl Op {
             Self::Publish { .. } => "publish",
             Self::Post { .. } => "post",
             Self::Cancel { .. } => "cancel",
+            Self::Signal { signal, .. } => signal.as_str(),
         }
     }
 
@@ -283,8 +292,21 @@ impl Op {
             | Self::Unfreeze
             | Self::ClaimRun { .. }
             | Self::Heartbeat { .. }
-            | Self::Cancel { .. } => 2 * ENVELOPE,
+            | Self::Cancel { .. }
+            | Self::Signal { .. } => 2 * ENVELOPE,
         }
+    }
+}
+
+/// The oldest rules that know such output of a run.
+fn rules_of_output(body: &Body) -> u32 {
+    match body {
+        Body::RunEpilogue { .. } | Body::StepStart { .. } | Body::StepEnd { .. } => 2,
+        Body::RunSuspended { .. }
+        | Body::RunResumed
+        | Body::ApprovalRequested(_)
+        | Body::ApprovalResolved { .. } => 3,
+        _ => 1,
     }
 }
 
@@ -345,12 +367,12 @@ pub enum Outcome {
         /// Whether this answers a repeated request.
         duplicate: bool,
     },
-    /// A cancel was decided.
-    Cancelled {
+    /// A signal was decided.
+    Signalled {
         /// The session's history.
         session_epoch: SessionEpoch,
         /// How.
-        outcome: CancelOutcome,
+        outcome: SignalOutcome,
         /// Whether this answers a repeated request.
         duplicate: bool,
     },
@@ -406,12 +428,13 @@ pub struct Appended {
     pub last_offset: Offset,
 }
 
-/// The four outcomes of a cancel.
+/// The four outcomes of a signal.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum CancelOutcome {
-    /// The run is cancelled; nothing of it is committed after this offset but its sealing.
+pub enum SignalOutcome {
+    /// It is so. Of a run that was cancelled nothing is committed after this offset but its
+    /// sealing.
     Applied {
-        /// Where the signal stands.
+        /// Where the signal, or the answer, stands.
         offset: Offset,
     },
     /// The run had ended before.
@@ -427,7 +450,7 @@ pub enum CancelOutcome {
     UnknownRun,
 }
 
-impl CancelOutcome {
+impl SignalOutcome {
     /// The word on the wire.
     pub fn as_str(&self) -> &'static str {
         match self {

@@ -3,11 +3,17 @@
 
 use std::time::Duration;
 
+use crate::clock::Timestamp;
 use crate::code::{Code, Details, Refusal};
-use crate::ids::{InputId, ParticipantId, RunId};
-use crate::limits::{GRACE_MAX, LEASE_DEFAULT, LEASE_MAX, LEASE_MIN};
+use crate::event::Data;
+use crate::ids::{ActionHash, ApprovalId, InputId, ParticipantId, RunId};
+use crate::limits::{
+    APPROVAL_DEFAULT, APPROVAL_MAX, APPROVAL_MIN, APPROVERS_MAX, GRACE_MAX, LABEL_BYTES_MAX,
+    LEASE_DEFAULT, LEASE_MAX, LEASE_MIN,
+};
 use crate::position::Offset;
 use crate::row::RunState;
+use crate::vocabulary::Verdict;
 
 /// An input, as others than its author call it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -162,6 +168,114 @@ impl Cancel {
             return Err(Refusal::new(Code::Malformed, message));
         }
         Ok(())
+    }
+}
+
+/// A run's request for an approval.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// Its id; unique in its session.
+    pub approval: ApprovalId,
+    /// What is to be done, for people; at most 256 bytes.
+    pub action: String,
+    /// What whoever answers must have seen.
+    pub action_hash: ActionHash,
+    /// Who may answer; empty: whoever has the right.
+    pub approvers: Vec<ParticipantId>,
+    /// How long it waits for an answer, milliseconds; 0 in a draft for [`APPROVAL_DEFAULT`].
+    pub within_ms: u32,
+    /// When it expires; stamped by the server, so a draft holds 0.
+    pub deadline: Timestamp,
+    /// What it stands for when nobody answers in time.
+    pub on_expiry: Verdict,
+    /// What is to be done, for programs.
+    pub data: Option<Data>,
+}
+
+impl Request {
+    /// How long it waits, milliseconds, when a draft says `within_ms`.
+    pub fn waits_ms(within_ms: u32) -> u32 {
+        if within_ms > 0 {
+            return within_ms;
+        }
+        u32::try_from(APPROVAL_DEFAULT.as_millis()).expect("an hour fits")
+    }
+
+    /// Checks what needs no state.
+    pub(crate) fn check_shape(&self) -> Result<(), Refusal> {
+        let within = Duration::from_millis(Self::waits_ms(self.within_ms).into());
+        if !(APPROVAL_MIN..=APPROVAL_MAX).contains(&within) {
+            let message = "an approval waits for 1 s to 30 days";
+            return Err(Refusal::new(Code::Malformed, message));
+        }
+        if self.approvers.len() > APPROVERS_MAX {
+            let details = Details {
+                limit: u64::try_from(APPROVERS_MAX).ok(),
+                ..Details::default()
+            };
+            let message = "an approval is kept to too many participants";
+            return Err(Refusal::with(Code::TooLarge, message, details));
+        }
+        Ok(())
+    }
+}
+
+/// Somebody's answer to a request for an approval.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// The request.
+    pub approval: ApprovalId,
+    /// Yes or no.
+    pub verdict: Verdict,
+    /// The action that was seen.
+    pub action_hash: ActionHash,
+    /// What else is to be said; at most 256 bytes.
+    pub note: Option<String>,
+}
+
+/// A signal that ends no run. Stops are [`Cancel`]s.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Signal {
+    /// Runs are to wait.
+    Pause(Target),
+    /// Runs are to go on.
+    Resume(Target),
+    /// An approval is given or denied.
+    Answer(Answer),
+}
+
+impl Signal {
+    /// The word on the wire.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Pause(_) => "pause",
+            Self::Resume(_) => "resume",
+            Self::Answer(answer) => answer.verdict.as_str(),
+        }
+    }
+
+    /// Checks what needs no state. Call it where bytes stop being untrusted.
+    pub fn check_shape(&self) -> Result<(), Refusal> {
+        match self {
+            Self::Pause(Target::Input(_)) | Self::Resume(Target::Input(_)) => {
+                let message = "an input can be neither paused nor resumed";
+                Err(Refusal::new(Code::Malformed, message))
+            },
+            Self::Answer(Answer {
+                note: Some(note), ..
+            }) if note.len() > LABEL_BYTES_MAX => {
+                let details = Details {
+                    limit: u64::try_from(LABEL_BYTES_MAX).ok(),
+                    ..Details::default()
+                };
+                Err(Refusal::with(
+                    Code::TooLarge,
+                    "the note is too long",
+                    details,
+                ))
+            },
+            Self::Pause(_) | Self::Resume(_) | Self::Answer(_) => Ok(()),
+        }
     }
 }
 

@@ -6,12 +6,14 @@ use bytes::Bytes;
 
 use crate::clock::Timestamp;
 use crate::code::{Code, Details, Refusal};
+use crate::control::Request;
 use crate::control::{InputRef, Target};
-use crate::ids::{InputId, MessageId, PartId, ParticipantId, RunId, StepId};
+use crate::ids::{ApprovalId, InputId, MessageId, PartId, ParticipantId, RunId, StepId};
 use crate::limits::{EVENT_BYTES_MAX, INPUT_BYTES_MAX, LABEL_BYTES_MAX};
 use crate::position::{Offset, RunEpoch, Seq};
 pub use crate::vocabulary::{
-    Codec, Kind, MessageStatus, PartKind, ParticipantKind, Role, StepStatus, Visibility,
+    ApprovalOutcome, Codec, Kind, MessageStatus, PartKind, ParticipantKind, Role, StepStatus,
+    SuspendReason, Verdict, Visibility,
 };
 
 /// Who wrote an event: stamped by the server from the verified token, never taken from a request.
@@ -109,6 +111,15 @@ pub enum Body {
     RunClaimed,
     /// `run.orphaned`: its writer was silent for its whole lease; the stamp says which.
     RunOrphaned,
+    /// `run.suspended`: it waits, and holds no lease while it does.
+    RunSuspended {
+        /// Why; a writer cannot say paused.
+        reason: SuspendReason,
+        /// What it waits for, for people; at most 256 bytes.
+        note: Option<String>,
+    },
+    /// `run.resumed`: it waits no more.
+    RunResumed,
     /// `run.completed`.
     RunCompleted,
     /// `run.failed`.
@@ -210,6 +221,29 @@ pub enum Body {
         /// For how long an epilogue may follow, milliseconds; `None`: not at all.
         grace_ms: Option<u32>,
     },
+    /// `signal.pause`.
+    SignalPause {
+        /// What is to wait: never an input.
+        target: Target,
+    },
+    /// `signal.resume`.
+    SignalResume {
+        /// What is to go on: never an input.
+        target: Target,
+    },
+    /// `approval.requested`.
+    ApprovalRequested(Request),
+    /// `approval.resolved`.
+    ApprovalResolved {
+        /// The request.
+        approval: ApprovalId,
+        /// What became of it; a writer can only say withdrawn.
+        outcome: ApprovalOutcome,
+        /// What whoever answered had to say; at most 256 bytes.
+        note: Option<String>,
+        /// What its expiry stands for; only then.
+        on_expiry: Option<Verdict>,
+    },
     /// `signal.observed`: the writer of the run has seen a signal.
     SignalObserved {
         /// Where the signal stands.
@@ -231,6 +265,8 @@ impl Body {
             Self::RunStarted { .. } => Kind::RunStarted,
             Self::RunClaimed => Kind::RunClaimed,
             Self::RunOrphaned => Kind::RunOrphaned,
+            Self::RunSuspended { .. } => Kind::RunSuspended,
+            Self::RunResumed => Kind::RunResumed,
             Self::RunCompleted => Kind::RunCompleted,
             Self::RunFailed { .. } => Kind::RunFailed,
             Self::RunCancelled { .. } => Kind::RunCancelled,
@@ -244,7 +280,11 @@ impl Body {
             Self::PartEnd { .. } => Kind::PartEnd,
             Self::Input { .. } => Kind::Input,
             Self::SignalCancel { .. } => Kind::SignalCancel,
+            Self::SignalPause { .. } => Kind::SignalPause,
+            Self::SignalResume { .. } => Kind::SignalResume,
             Self::SignalObserved { .. } => Kind::SignalObserved,
+            Self::ApprovalRequested(_) => Kind::ApprovalRequested,
+            Self::ApprovalResolved { .. } => Kind::ApprovalResolved,
             Self::App { .. } => Kind::App,
         }
     }
@@ -256,9 +296,11 @@ impl Body {
             Self::RunStarted { meta, .. } => data(meta),
             Self::RunFailed { reason } => reason.len(),
             Self::RunEpilogue { data: extra } => data(extra),
-            Self::StepStart { name: label, .. } | Self::StepEnd { reason: label, .. } => {
-                label.as_ref().map_or(0, String::len)
-            },
+            Self::StepStart { name: label, .. }
+            | Self::StepEnd { reason: label, .. }
+            | Self::RunSuspended { note: label, .. }
+            | Self::ApprovalResolved { note: label, .. } => label.as_ref().map_or(0, String::len),
+            Self::ApprovalRequested(request) => request.action.len() + data(&request.data),
             Self::PartStart {
                 name, data: extra, ..
             } => name.as_ref().map_or(0, String::len) + data(extra),
@@ -270,11 +312,14 @@ impl Body {
             Self::App { name, data: extra } => name.len() + data(extra),
             Self::RunClaimed
             | Self::RunOrphaned
+            | Self::RunResumed
             | Self::RunCompleted
             | Self::RunCancelled { .. }
             | Self::MessageStart { .. }
             | Self::MessageEnd { .. }
             | Self::SignalCancel { .. }
+            | Self::SignalPause { .. }
+            | Self::SignalResume { .. }
             | Self::SignalObserved { .. } => 0,
         }
     }
@@ -345,7 +390,10 @@ impl Draft {
             Body::App { name, .. } => name.len(),
             Body::PartStart { name: label, .. }
             | Body::StepStart { name: label, .. }
-            | Body::StepEnd { reason: label, .. } => label.as_ref().map_or(0, String::len),
+            | Body::StepEnd { reason: label, .. }
+            | Body::RunSuspended { note: label, .. }
+            | Body::ApprovalResolved { note: label, .. } => label.as_ref().map_or(0, String::len),
+            Body::ApprovalRequested(request) => request.action.len(),
             _ => 0,
         };
         let raw_label = self.raw.as_ref().map_or(0, |raw| raw.format.len());
@@ -360,7 +408,10 @@ impl Draft {
                 details,
             ));
         }
-        Ok(())
+        match &self.body {
+            Body::ApprovalRequested(request) => request.check_shape(),
+            _ => Ok(()),
+        }
     }
 }
 

@@ -115,6 +115,15 @@ name!(
     InputId, "input id", NAME_BYTES_MAX, NAME_ALPHABET, is_name_byte
 );
 name!(
+    /// A request for an approval inside its session; chosen by the agent.
+    ApprovalId, "approval id", NAME_BYTES_MAX, NAME_ALPHABET, is_name_byte
+);
+name!(
+    /// What an action comes to in a few characters, chosen by the agent: whoever approves says it
+    /// again, and so cannot approve what he has not seen.
+    ActionHash, "action hash", NAME_BYTES_MAX, NAME_ALPHABET, is_name_byte
+);
+name!(
     /// A client's idempotency key, scoped to its author and session.
     Key, "key", NAME_BYTES_MAX, NAME_ALPHABET, is_name_byte
 );

@@ -19,10 +19,10 @@ pub mod vocabulary;
 pub use clock::{Clock, Random, Timestamp};
 pub use code::{Advice, Code, Details, Refusal};
 pub use command::{Command, Op, Outcome};
-pub use control::{Cancel, Guard, InputRef, Lease, Target};
+pub use control::{Answer, Cancel, Guard, InputRef, Lease, Request, Signal, Target};
 pub use event::{Author, Body, Draft, Event, Kind, ParticipantKind};
 pub use ids::{
-    InputId, Key, MessageId, Namespace, NodeId, PartId, ParticipantId, RunId, SessionName,
-    SessionNo, ShardId, Slot, StepId,
+    ActionHash, ApprovalId, InputId, Key, MessageId, Namespace, NodeId, PartId, ParticipantId,
+    RunId, SessionName, SessionNo, ShardId, Slot, StepId,
 };
 pub use position::{Cursor, Offset, RunEpoch, Seq, SessionEpoch};

@@ -153,6 +153,16 @@ pub const LEASE_MAX: Duration = Duration::from_secs(3600);
 pub const ORPHAN_LIMIT: Duration = Duration::from_secs(600);
 /// A graceful stop leaves its writer so long at most.
 pub const GRACE_MAX: Duration = Duration::from_secs(30);
+/// Requests for an approval that are open, per session.
+pub const OPEN_APPROVALS_MAX: u32 = 64;
+/// Participants that an approval may be kept to.
+pub const APPROVERS_MAX: usize = 16;
+/// How long an approval waits when its run does not say.
+pub const APPROVAL_DEFAULT: Duration = Duration::from_secs(3600);
+/// The shortest time that an approval may wait.
+pub const APPROVAL_MIN: Duration = Duration::from_secs(1);
+/// The longest time that an approval may wait.
+pub const APPROVAL_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Stops of inputs that no run answers yet, of one session.
 pub const TOMBSTONES_MAX: u32 = 64;
 /// The same that one participant has pressed.

@@ -5,10 +5,12 @@
 
 use crate::clock::Timestamp;
 use crate::control::InputRef;
-use crate::event::{Author, MessageStatus, PartKind, Role, StepStatus};
+use crate::event::{
+    ApprovalOutcome, Author, MessageStatus, PartKind, Role, StepStatus, SuspendReason, Verdict,
+};
 use crate::ids::{
-    InputId, Key, MessageId, Namespace, PartId, ParticipantId, RunId, SessionName, SessionNo, Slot,
-    StepId,
+    ActionHash, ApprovalId, InputId, Key, MessageId, Namespace, PartId, ParticipantId, RunId,
+    SessionName, SessionNo, Slot, StepId,
 };
 use crate::position::{Offset, RunEpoch, Seq};
 
@@ -54,6 +56,8 @@ pub enum RowKey {
     Tombstone(SessionKey, ParticipantId, InputId),
     /// A deadline of a session.
     Timer(SessionKey, Timestamp, TimerKind),
+    /// A request for an approval.
+    Approval(SessionKey, ApprovalId),
 }
 
 impl RowKey {
@@ -73,7 +77,8 @@ impl RowKey {
             | Self::KeyAge(session, ..)
             | Self::LiveRun(session, ..)
             | Self::Tombstone(session, ..)
-            | Self::Timer(session, ..) => Some(*session),
+            | Self::Timer(session, ..)
+            | Self::Approval(session, ..) => Some(*session),
         }
     }
 
@@ -93,17 +98,20 @@ pub enum TimerKind {
     StaleKeys,
     /// A run has been without a writer for too long.
     OrphanLimit,
+    /// Nobody has answered a request for an approval.
+    Approval,
 }
 
 impl TimerKind {
     /// Every kind.
-    pub const ALL: [Self; 2] = [Self::StaleKeys, Self::OrphanLimit];
+    pub const ALL: [Self; 3] = [Self::StaleKeys, Self::OrphanLimit, Self::Approval];
 
     /// Its number on disk: for ever.
     pub fn number(self) -> u8 {
         match self {
             Self::StaleKeys => 1,
             Self::OrphanLimit => 2,
+            Self::Approval => 3,
         }
     }
 
@@ -189,6 +197,8 @@ pub enum Row {
     Tombstone(TombstoneRow),
     /// See [`RowKey::Timer`].
     Timer(TimerRow),
+    /// See [`RowKey::Approval`].
+    Approval(ApprovalRow),
     /// See [`RowKey::KeyAge`] and [`RowKey::LiveRun`]: the key says it all.
     Index,
 }
@@ -223,6 +233,8 @@ pub struct HeadRow {
     pub frozen: Option<Frozen>,
     /// When its stale client keys are removed; `None` while it has no keys.
     pub keys_due: Option<Timestamp>,
+    /// Requests for approvals that wait for their answer.
+    pub open_approvals: u32,
 }
 
 /// A deadline that stands.
@@ -233,6 +245,8 @@ pub struct TimerRow {
     pub guard: u64,
     /// The run that it is about, where the kind is about one.
     pub run: Option<RunId>,
+    /// The request for an approval that it is about, where the kind is about one.
+    pub approval: Option<ApprovalId>,
 }
 
 /// A session that takes no command until an operator has looked at it: the rules met a mistake
@@ -250,6 +264,8 @@ pub struct Frozen {
 pub enum RunState {
     /// Its writer may write.
     Running,
+    /// It waits: its writer holds no lease, and loses none.
+    Suspended,
     /// Its writer was silent for its whole lease: anybody may claim it.
     Orphaned,
     /// Ended well.
@@ -262,8 +278,9 @@ pub enum RunState {
 
 impl RunState {
     /// Every state.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Running,
+        Self::Suspended,
         Self::Orphaned,
         Self::Completed,
         Self::Failed,
@@ -273,7 +290,7 @@ impl RunState {
     /// Whether the state is final.
     pub fn is_terminal(self) -> bool {
         match self {
-            Self::Running | Self::Orphaned => false,
+            Self::Running | Self::Suspended | Self::Orphaned => false,
             Self::Completed | Self::Failed | Self::Cancelled => true,
         }
     }
@@ -282,6 +299,7 @@ impl RunState {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Running => "running",
+            Self::Suspended => "suspended",
             Self::Orphaned => "orphaned",
             Self::Completed => "completed",
             Self::Failed => "failed",
@@ -333,6 +351,10 @@ pub struct RunRow {
     pub open_step: Option<StepId>,
     /// Steps that it has begun, each counted once.
     pub steps: u32,
+    /// Why it waits; there exactly while it is suspended.
+    pub suspended: Option<SuspendReason>,
+    /// Its requests for approvals that wait for their answer, in order.
+    pub open_approvals: Vec<ApprovalId>,
 }
 
 impl RunRow {
@@ -356,6 +378,8 @@ impl RunRow {
             open_parts: 0,
             open_step: None,
             steps: 0,
+            suspended: None,
+            open_approvals: Vec::new(),
         }
     }
 }
@@ -452,6 +476,37 @@ pub struct TombstoneRow {
     pub by: Author,
     /// The last moment at which it counts.
     pub until: Timestamp,
+}
+
+/// A request for an approval. Lives as long as its session, so that who comes late is told who
+/// was first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ApprovalRow {
+    /// The run that asks.
+    pub run: RunId,
+    /// What whoever answers must have seen.
+    pub action_hash: ActionHash,
+    /// Who may answer; empty: whoever has the right.
+    pub approvers: Vec<ParticipantId>,
+    /// From when on no answer is taken.
+    pub deadline: Timestamp,
+    /// Where its timer stands, while it is open: the deadline, or a moment later.
+    pub due: Option<Timestamp>,
+    /// What it stands for when nobody answers in time.
+    pub on_expiry: Verdict,
+    /// What became of it; `None` while it is open.
+    pub resolved: Option<Resolved>,
+}
+
+/// What became of a request for an approval.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resolved {
+    /// What.
+    pub outcome: ApprovalOutcome,
+    /// Where that stands.
+    pub offset: Offset,
+    /// By whom.
+    pub by: ParticipantId,
 }
 
 /// A client key and what it stood for.

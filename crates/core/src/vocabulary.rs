@@ -114,6 +114,44 @@ vocabulary! {
 }
 
 vocabulary! {
+    /// Why a run waits.
+    SuspendReason {
+        /// For the answer to an approval that it has asked for.
+        Approval "approval",
+        /// For something that a person is to say.
+        Input "input",
+        /// For credentials.
+        Auth "auth",
+        /// Somebody paused it.
+        Paused "paused",
+    }
+}
+
+vocabulary! {
+    /// An answer to a request for an approval.
+    Verdict {
+        /// It may be done.
+        Approve "approve",
+        /// It may not.
+        Deny "deny",
+    }
+}
+
+vocabulary! {
+    /// What became of a request for an approval.
+    ApprovalOutcome {
+        /// Somebody said yes.
+        Approved "approved",
+        /// Somebody said no.
+        Denied "denied",
+        /// Nobody answered in time: never a person's denial.
+        Expired "expired",
+        /// Nobody asks any more: its run took it back, or has ended.
+        Withdrawn "withdrawn",
+    }
+}
+
+vocabulary! {
     /// What a part of a message is.
     PartKind {
         /// Text for a person.
@@ -140,6 +178,10 @@ vocabulary! {
         RunClaimed "run.claimed",
         /// A run's writer was silent for its whole lease.
         RunOrphaned "run.orphaned",
+        /// A run waits, and holds no lease.
+        RunSuspended "run.suspended",
+        /// A run that waited goes on.
+        RunResumed "run.resumed",
         /// A run ended well.
         RunCompleted "run.completed",
         /// A run ended badly.
@@ -166,8 +208,16 @@ vocabulary! {
         Input "input",
         /// A stop.
         SignalCancel "signal.cancel",
+        /// Runs are to wait.
+        SignalPause "signal.pause",
+        /// Runs are to go on.
+        SignalResume "signal.resume",
         /// The writer of a run has seen a signal.
         SignalObserved "signal.observed",
+        /// A run asks for an approval.
+        ApprovalRequested "approval.requested",
+        /// What became of such a request.
+        ApprovalResolved "approval.resolved",
         /// An application event.
         App "app",
     }

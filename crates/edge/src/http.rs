@@ -1,4 +1,4 @@
-//! Plain HTTP: publish, cancel, tickets, and what every answer has in common.
+//! Plain HTTP: publish, signals, tickets, and what every answer has in common.
 
 use std::sync::Arc;
 
@@ -15,8 +15,9 @@ use everwire_core::{Code, Key, Refusal, RunId, SessionName};
 use everwire_proto::event::check_posted;
 use everwire_proto::frame::{ServerFrame, Subprotocol, encode_server};
 use everwire_proto::json::{
-    any_cancel_from_json, cancel_from_json, draft_from_json, refusal_to_json,
+    any_cancel_from_json, cancel_from_json, draft_from_json, refusal_to_json, signal_from_json,
 };
+use everwire_proto::signal::Pressed;
 use everwire_proto::token::{Bearer, from_header};
 use futures_util::StreamExt;
 use tokio::time::timeout;
@@ -43,6 +44,7 @@ pub(crate) fn router(edge: Arc<Shared>) -> Router {
         )
         .route("/v1/sessions/{session}/runs/{run}/cancel", post(cancel_run))
         .route("/v1/sessions/{session}/cancel", post(cancel))
+        .route("/v1/sessions/{session}/signal", post(signal))
         .route("/v1/tickets", post(ticket))
         .fallback(nothing_here)
         .method_not_allowed_fallback(not_this_way)
@@ -165,6 +167,36 @@ pub(crate) fn path<T>(path: Result<Path<T>, PathRejection>) -> Result<T, Refusal
     }
 }
 
+/// A request to write: who asks, of which session, under which key.
+struct Written {
+    identity: Identity,
+    session: SessionName,
+    key: Option<Key>,
+}
+
+impl Written {
+    /// Nothing of the body is read for somebody who is not known.
+    fn of(edge: &Shared, session: &str, headers: &HeaderMap) -> Result<Self, Refusal> {
+        Ok(Self {
+            identity: caller(edge, headers)?,
+            session: SessionName::parse(session)?,
+            key: key(headers)?,
+        })
+    }
+
+    async fn send(self, edge: &Shared, ask: Ask) -> Result<Response, Refusal> {
+        let within = edge.timings.request_within;
+        let (upstream, token) = (&*edge.hub.upstream, &self.identity.token);
+        let frame = ask.run(upstream, token, &self.session, within).await?;
+        Ok(frame_as_json(&frame))
+    }
+
+    async fn press(self, edge: &Shared, pressed: Pressed) -> Result<Response, Refusal> {
+        let key = self.key.clone();
+        self.send(edge, Ask::Signal { pressed, key }).await
+    }
+}
+
 async fn publish(
     State(edge): State<Arc<Shared>>,
     session: Result<Path<String>, PathRejection>,
@@ -172,12 +204,11 @@ async fn publish(
     body: Body,
 ) -> Response {
     let work = async {
-        let identity = caller(&edge, &headers)?;
-        let session = SessionName::parse(&path(session)?)?;
-        let key = key(&headers)?;
+        let written = Written::of(&edge, &path(session)?, &headers)?;
         let draft = draft_from_json(&read(&edge, body).await?)?;
+        let key = written.key.clone();
         check_posted(&draft, key.as_ref())?;
-        write(&edge, &identity, &session, Ask::Post { draft, key }).await
+        written.send(&edge, Ask::Post { draft, key }).await
     };
     answered(&edge, work.await)
 }
@@ -189,12 +220,10 @@ async fn cancel_run(
     body: Body,
 ) -> Response {
     let work = async {
-        let identity = caller(&edge, &headers)?;
         let (session, run) = path(names)?;
-        let session = SessionName::parse(&session)?;
-        let key = key(&headers)?;
+        let written = Written::of(&edge, &session, &headers)?;
         let cancel = cancel_from_json(RunId::parse(&run)?, &read(&edge, body).await?)?;
-        write(&edge, &identity, &session, Ask::Cancel { cancel, key }).await
+        written.press(&edge, Pressed::Cancel(cancel)).await
     };
     answered(&edge, work.await)
 }
@@ -206,11 +235,24 @@ async fn cancel(
     body: Body,
 ) -> Response {
     let work = async {
-        let identity = caller(&edge, &headers)?;
-        let session = SessionName::parse(&path(session)?)?;
-        let key = key(&headers)?;
+        let written = Written::of(&edge, &path(session)?, &headers)?;
         let cancel = any_cancel_from_json(&read(&edge, body).await?)?;
-        write(&edge, &identity, &session, Ask::Cancel { cancel, key }).await
+        written.press(&edge, Pressed::Cancel(cancel)).await
+    };
+    answered(&edge, work.await)
+}
+
+async fn signal(
+    State(edge): State<Arc<Shared>>,
+    session: Result<Path<String>, PathRejection>,
+    headers: HeaderMap,
+    body: Body,
+) -> Response {
+    let work = async {
+        let mut written = Written::of(&edge, &path(session)?, &headers)?;
+        let (pressed, key) = signal_from_json(&read(&edge, body).await?)?;
+        written.key = written.key.or(key);
+        written.press(&edge, pressed).await
     };
     answered(&edge, work.await)
 }
@@ -225,18 +267,6 @@ async fn ticket(State(edge): State<Arc<Shared>>, headers: HeaderMap) -> Response
             json(StatusCode::OK, body)
         });
     answered(&edge, minted)
-}
-
-async fn write(
-    edge: &Shared,
-    identity: &Identity,
-    session: &SessionName,
-    ask: Ask,
-) -> Result<Response, Refusal> {
-    let within = edge.timings.request_within;
-    let upstream = &*edge.hub.upstream;
-    let frame = ask.run(upstream, &identity.token, session, within).await?;
-    Ok(frame_as_json(&frame))
 }
 
 fn frame_as_json(frame: &ServerFrame) -> Response {

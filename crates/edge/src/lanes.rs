@@ -15,8 +15,9 @@ use everwire_core::code::Details;
 use everwire_core::command::Lane;
 use everwire_core::event::Body;
 use everwire_core::limits::REQUESTS_PER_SOCKET_MAX;
-use everwire_core::{Cancel, Code, Draft, Key, Refusal, SessionName};
+use everwire_core::{Code, Draft, Key, Refusal, SessionName};
 use everwire_proto::frame::ServerFrame;
+use everwire_proto::signal::Pressed;
 use everwire_proto::token::Bearer;
 use tokio::time::timeout;
 
@@ -35,10 +36,10 @@ pub(crate) enum Ask {
         /// The idempotency key.
         key: Option<Key>,
     },
-    /// A stop.
-    Cancel {
-        /// Of what, and how.
-        cancel: Cancel,
+    /// A signal.
+    Signal {
+        /// Which, and of what.
+        pressed: Pressed,
         /// The idempotency key; one is minted if absent.
         key: Option<Key>,
     },
@@ -71,7 +72,7 @@ pub(crate) struct Answer {
 impl Ask {
     fn lane(&self) -> Lane {
         match self {
-            Self::Cancel { .. } => Lane::People,
+            Self::Signal { .. } => Lane::People,
             Self::Post { draft, .. } => match draft.body {
                 Body::Input { .. } => Lane::People,
                 _ => Lane::Agents,
@@ -111,13 +112,13 @@ impl Ask {
                     duplicate: posted.duplicate,
                 })
             },
-            Self::Cancel { cancel, key } => {
-                let cancelled = upstream.cancel(token, session, &cancel, key).await?;
+            Self::Signal { pressed, key } => {
+                let signalled = upstream.signal(token, session, &pressed, key).await?;
                 Ok(ServerFrame::Outcome {
                     session: session.clone(),
-                    session_epoch: cancelled.session_epoch,
-                    outcome: cancelled.outcome,
-                    duplicate: cancelled.duplicate,
+                    session_epoch: signalled.session_epoch,
+                    outcome: signalled.outcome,
+                    duplicate: signalled.duplicate,
                 })
             },
         }

@@ -6,12 +6,13 @@
 use std::time::Duration;
 
 use everwire_client::{
-    BoxFuture, Cancelled, Client, Created, Page, Posted, SubscribeOptions, Subscriber,
+    BoxFuture, Client, Created, Page, Posted, Signalled, SubscribeOptions, Subscriber,
     SubscriberEvent,
 };
 use everwire_core::{
-    Cancel, Code, Cursor, Draft, Key, Namespace, Offset, Refusal, SessionEpoch, SessionName,
+    Code, Cursor, Draft, Key, Namespace, Offset, Refusal, SessionEpoch, SessionName,
 };
+use everwire_proto::signal::Pressed;
 use everwire_proto::token::Bearer;
 
 /// Which session, of which tenant. The namespace comes from a verified token.
@@ -56,14 +57,14 @@ pub trait Upstream: Send + Sync + 'static {
         key: Option<Key>,
     ) -> BoxFuture<'a, Result<Posted, Refusal>>;
 
-    /// Stops a run for its caller.
-    fn cancel<'a>(
+    /// Sends a signal of its caller.
+    fn signal<'a>(
         &'a self,
         token: &'a Bearer,
         session: &'a SessionName,
-        cancel: &'a Cancel,
+        pressed: &'a Pressed,
         key: Option<Key>,
-    ) -> BoxFuture<'a, Result<Cancelled, Refusal>>;
+    ) -> BoxFuture<'a, Result<Signalled, Refusal>>;
 }
 
 /// A session that is being followed. Dropping it ends the reading and nothing else.
@@ -128,14 +129,20 @@ impl Upstream for Client {
         Box::pin(async move { caller(self, token).post(session, draft, key).await })
     }
 
-    fn cancel<'a>(
+    fn signal<'a>(
         &'a self,
         token: &'a Bearer,
         session: &'a SessionName,
-        cancel: &'a Cancel,
+        pressed: &'a Pressed,
         key: Option<Key>,
-    ) -> BoxFuture<'a, Result<Cancelled, Refusal>> {
-        Box::pin(async move { caller(self, token).stop(session, cancel, key).await })
+    ) -> BoxFuture<'a, Result<Signalled, Refusal>> {
+        Box::pin(async move {
+            let client = caller(self, token);
+            match pressed {
+                Pressed::Cancel(cancel) => client.stop(session, cancel, key).await,
+                Pressed::Signal(signal) => client.signal(session, signal, key).await,
+            }
+        })
     }
 }
 

@@ -16,6 +16,7 @@ use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use everwire_core::event::Verdict;
 
 use crate::config::{LogFlags, Sources, check_environment};
 use crate::output::Failure;
@@ -91,6 +92,20 @@ enum Cmd {
     /// Stop a run
     #[command(after_help = "Example:\n  everwire cancel demo --run r1")]
     Cancel(command::cancel::CancelArgs),
+    /// Make runs wait
+    #[command(after_help = "Example:\n  everwire pause demo --run r1")]
+    Pause(command::signal::AimArgs),
+    /// Let runs go on that wait
+    #[command(after_help = "Example:\n  everwire resume demo --run r1")]
+    Resume(command::signal::AimArgs),
+    /// Say yes to a request for an approval
+    #[command(after_help = "Example:\n  everwire approve demo a1 --action-hash 9f2c")]
+    Approve(command::signal::AnswerArgs),
+    /// Say no to a request for an approval
+    #[command(
+        after_help = "Example:\n  everwire deny demo a1 --action-hash 9f2c --note 'Not today'"
+    )]
+    Deny(command::signal::AnswerArgs),
     /// Be an agent: replay a recorded answer, or pipe a model's response
     #[command(
         after_help = "Example:\n  everwire agent replay demo --from demo/sample.openai-chat.jsonl --rate 30"
@@ -177,6 +192,10 @@ async fn run(command: Cmd) -> Result<ExitCode, Failure> {
         Cmd::Publish(args) => command::publish::run(&args).await?,
         Cmd::Tail(args) => command::tail::run(&args).await?,
         Cmd::Cancel(args) => return command::cancel::run(&args).await,
+        Cmd::Pause(args) => return command::signal::pause(&args).await,
+        Cmd::Resume(args) => return command::signal::resume(&args).await,
+        Cmd::Approve(args) => return command::signal::answer(&args, Verdict::Approve).await,
+        Cmd::Deny(args) => return command::signal::answer(&args, Verdict::Deny).await,
         Cmd::Agent(args) => agent::run(&args).await?,
         Cmd::Cluster(args) => command::cluster::run(&args).await?,
         Cmd::Status(args) => command::status::run(&args).await?,

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use everwire_core::command::CancelOutcome;
+use everwire_core::command::SignalOutcome;
 use everwire_core::{
     Clock, Code, Command, Namespace, NodeId, Offset, Op, Outcome, Refusal, RunId, SessionName,
+    Signal,
 };
 use everwire_proto::refusal::to_status;
 use everwire_proto::token::Verifier;
@@ -120,6 +121,10 @@ fn run_of(op: &Op) -> Option<&RunId> {
         Op::StartRun(start) => Some(&start.run),
         Op::ClaimRun { run, .. } | Op::Heartbeat { run, .. } | Op::Publish { run, .. } => Some(run),
         Op::Cancel { cancel, .. } => cancel.target.run(),
+        Op::Signal { signal, .. } => match signal {
+            Signal::Pause(target) | Signal::Resume(target) => target.run(),
+            Signal::Answer(_) => None,
+        },
         Op::CreateSession | Op::DeleteSession | Op::Unfreeze | Op::Post { .. } => None,
     }
 }
@@ -128,15 +133,15 @@ fn offset_of(outcome: &Outcome) -> Option<Offset> {
     match outcome {
         Outcome::RunGranted { offset, .. }
         | Outcome::Posted { offset, .. }
-        | Outcome::Cancelled {
+        | Outcome::Signalled {
             outcome:
-                CancelOutcome::Applied { offset } | CancelOutcome::AlreadyTerminal { offset, .. },
+                SignalOutcome::Applied { offset } | SignalOutcome::AlreadyTerminal { offset, .. },
             ..
         } => Some(*offset),
         Outcome::Published(published) => published.through().map(|(_, offset)| offset),
         Outcome::SessionReady { tail, .. } => Some(*tail),
         Outcome::Renewed { observed, .. } => *observed,
-        Outcome::Cancelled { .. }
+        Outcome::Signalled { .. }
         | Outcome::SessionDeleted { .. }
         | Outcome::SessionUnfrozen { .. }
         | Outcome::Refused(_) => None,

@@ -46,16 +46,27 @@ impl CancelFields {
             as_of: cancel.guard.as_of.map(Offset::get),
             ..Self::default()
         };
-        match &cancel.target {
-            Target::Run(run) => fields.run = run.to_string(),
-            Target::Subtree(root) => fields.subtree = root.to_string(),
-            Target::Input(input) => {
-                fields.input = input.input.to_string();
-                fields.input_by = text(input.author.as_ref());
-            },
-            Target::Session => fields.all = true,
-        }
+        fields.aim(&cancel.target);
         fields
+    }
+
+    /// The fields of a target alone.
+    pub(crate) fn aimed(target: &Target) -> Self {
+        let mut fields = Self::default();
+        fields.aim(target);
+        fields
+    }
+
+    fn aim(&mut self, target: &Target) {
+        match target {
+            Target::Run(run) => self.run = run.to_string(),
+            Target::Subtree(root) => self.subtree = root.to_string(),
+            Target::Input(input) => {
+                self.input = input.input.to_string();
+                self.input_by = text(input.author.as_ref());
+            },
+            Target::Session => self.all = true,
+        }
     }
 
     /// Reads and checks them.
@@ -75,7 +86,8 @@ impl CancelFields {
         Ok(cancel)
     }
 
-    fn target(&self) -> Result<Target, Refusal> {
+    /// Reads the target.
+    pub(crate) fn target(&self) -> Result<Target, Refusal> {
         let run: Option<RunId> = field::optional_name("run", &self.run)?;
         let subtree: Option<RunId> = field::optional_name("subtree", &self.subtree)?;
         let input = field::optional_name("input", &self.input)?;
@@ -91,7 +103,7 @@ impl CancelFields {
             (None, None, None, false) => Err(malformed("run", "is missing")),
             _ => Err(malformed(
                 "run",
-                "a cancel names one of run, subtree, input and all",
+                "a signal names one of run, subtree, input and all",
             )),
         }
     }

@@ -17,6 +17,7 @@ use everwire_core::position::{Cursor, Offset};
 
 use crate::control::{input_ref, target_from, target_to};
 use crate::field::{self, malformed};
+use crate::signal::{aim_from, aim_to, request_from, request_to, resolved_from};
 use crate::v1::draft::Body as Wire;
 use crate::{v1, words};
 
@@ -172,6 +173,11 @@ fn body_to(body: &Body) -> Wire {
             status: words::step_status_to(*status).into(),
             reason: reason.clone(),
         }),
+        Body::RunSuspended { reason, note } => Wire::RunSuspended(v1::RunSuspended {
+            reason: words::suspend_reason_to(*reason).into(),
+            note: note.clone(),
+        }),
+        Body::RunResumed => Wire::RunResumed(v1::RunResumed {}),
         Body::RunCompleted => Wire::RunCompleted(v1::RunCompleted {}),
         Body::RunFailed { reason } => Wire::RunFailed(v1::RunFailed {
             reason: reason.clone(),
@@ -226,6 +232,20 @@ fn body_to(body: &Body) -> Wire {
             data: data_to(data.as_ref()),
         }),
         Body::SignalCancel { target, grace_ms } => signal_cancel(target, *grace_ms),
+        Body::SignalPause { target } => Wire::SignalPause(aim_to(target)),
+        Body::SignalResume { target } => Wire::SignalResume(aim_to(target)),
+        Body::ApprovalRequested(request) => Wire::ApprovalRequested(request_to(request)),
+        Body::ApprovalResolved {
+            approval,
+            outcome,
+            note,
+            on_expiry,
+        } => Wire::ApprovalResolved(v1::ApprovalResolved {
+            approval: approval.to_string(),
+            outcome: words::approval_outcome_to(*outcome).into(),
+            note: note.clone(),
+            on_expiry: on_expiry.map_or(0, |verdict| words::verdict_to(verdict).into()),
+        }),
         Body::SignalObserved { signal_offset } => Wire::SignalObserved(v1::SignalObserved {
             signal_offset: signal_offset.get(),
         }),
@@ -281,11 +301,12 @@ impl TryFrom<v1::Cursor> for Cursor {
     }
 }
 
-/// A draft's position, or attempt, is the server's to stamp.
+/// A draft's position, attempt or deadline is the server's to stamp.
 pub(crate) fn forget_stamps(draft: &mut Draft) {
     match &mut draft.body {
         Body::PartDelta { position, .. } => *position = 0,
         Body::StepStart { attempt, .. } => *attempt = 0,
+        Body::ApprovalRequested(request) => request.deadline = Timestamp(0),
         _ => {},
     }
 }
@@ -380,6 +401,10 @@ fn step_end_from(body: v1::StepEnd) -> Result<Body, Refusal> {
     })
 }
 
+#[expect(
+    clippy::too_many_lines,
+    reason = "a table: one short arm for each kind of event"
+)]
 fn body_from(body: Wire, source: Source) -> Result<Body, Refusal> {
     Ok(match body {
         Wire::RunStarted(body) => Body::RunStarted {
@@ -392,6 +417,11 @@ fn body_from(body: Wire, source: Source) -> Result<Body, Refusal> {
         Wire::RunEpilogue(body) => Body::RunEpilogue {
             data: data_from(body.data, source)?,
         },
+        Wire::RunSuspended(body) => Body::RunSuspended {
+            reason: words::suspend_reason_from("body.reason", body.reason)?,
+            note: body.note,
+        },
+        Wire::RunResumed(v1::RunResumed {}) => Body::RunResumed,
         Wire::RunCompleted(v1::RunCompleted {}) => Body::RunCompleted,
         Wire::RunFailed(body) => Body::RunFailed {
             reason: body.reason,
@@ -436,6 +466,14 @@ fn body_from(body: Wire, source: Source) -> Result<Body, Refusal> {
             target: target_from(body.target)?,
             grace_ms: (body.graceful_ms > 0).then_some(body.graceful_ms),
         },
+        Wire::SignalPause(aim) => Body::SignalPause {
+            target: aim_from(aim)?,
+        },
+        Wire::SignalResume(aim) => Body::SignalResume {
+            target: aim_from(aim)?,
+        },
+        Wire::ApprovalRequested(body) => request_from(body, source)?,
+        Wire::ApprovalResolved(body) => resolved_from(body)?,
         Wire::SignalObserved(body) => Body::SignalObserved {
             signal_offset: field::offset("body.signal_offset", body.signal_offset)?,
         },
@@ -507,14 +545,20 @@ pub fn payload_bytes(draft: &v1::Draft) -> usize {
         Some(Wire::RunEpilogue(body)) => data(&body.data),
         Some(Wire::StepStart(body)) => body.name.as_ref().map_or(0, String::len),
         Some(Wire::StepEnd(body)) => body.reason.as_ref().map_or(0, String::len),
+        Some(Wire::RunSuspended(body)) => body.note.as_ref().map_or(0, String::len),
+        Some(Wire::ApprovalRequested(body)) => body.action.len() + data(&body.data),
+        Some(Wire::ApprovalResolved(body)) => body.note.as_ref().map_or(0, String::len),
         Some(
             Wire::RunClaimed(_)
             | Wire::RunOrphaned(_)
+            | Wire::RunResumed(_)
             | Wire::RunCompleted(_)
             | Wire::RunCancelled(_)
             | Wire::MessageStart(_)
             | Wire::MessageEnd(_)
             | Wire::SignalCancel(_)
+            | Wire::SignalPause(_)
+            | Wire::SignalResume(_)
             | Wire::SignalObserved(_),
         )
         | None => 0,

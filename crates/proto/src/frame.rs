@@ -7,8 +7,7 @@ use std::borrow::Borrow;
 
 use bytes::Bytes;
 use everwire_core::clock::Timestamp;
-use everwire_core::command::CancelOutcome;
-use everwire_core::control::Cancel;
+use everwire_core::command::SignalOutcome;
 use everwire_core::event::{Draft, Event};
 use everwire_core::ids::{Key, ParticipantId, SessionName};
 use everwire_core::limits::{EDGE_FRAME_IN_BYTES_MAX, LABEL_BYTES_MAX};
@@ -18,6 +17,7 @@ use everwire_core::{Code, Details, Refusal};
 
 pub use crate::event::Covered;
 use crate::field::malformed;
+use crate::signal::Pressed;
 use crate::token::Bearer;
 
 mod binary;
@@ -81,12 +81,12 @@ pub enum ClientFrame {
         /// The idempotency key; there is one for inputs.
         key: Option<Key>,
     },
-    /// `signal` with `cancel`.
-    Cancel {
+    /// `signal`.
+    Signal {
         /// The session.
         session: SessionName,
-        /// What, and how.
-        cancel: Cancel,
+        /// Which, and of what.
+        pressed: Pressed,
         /// The idempotency key.
         key: Key,
     },
@@ -142,14 +142,14 @@ pub enum ServerFrame {
         /// Whether it stood there before.
         duplicate: bool,
     },
-    /// A cancel was decided.
+    /// A signal was decided.
     Outcome {
         /// The session.
         session: SessionName,
-        /// Its history; unknown when the cancel was denied before the log.
+        /// Its history; unknown when the signal was denied before the log.
         session_epoch: Option<SessionEpoch>,
         /// How.
-        outcome: CancelOutcome,
+        outcome: SignalOutcome,
         /// Whether this answers a repeated request.
         duplicate: bool,
     },
@@ -347,44 +347,35 @@ fn check_form(form: &str) -> Result<(), Refusal> {
     }
 }
 
-/// The `signal` of a signal: `cancel`.
-fn check_signal(signal: &str) -> Result<(), Refusal> {
-    match signal {
-        CANCEL => Ok(()),
-        _ => Err(malformed("signal", "only cancel is known here")),
-    }
-}
-
-/// The outcome of a cancel from its parts on the wire.
+/// The outcome of a signal from its parts on the wire.
 fn outcome(
     word: &str,
     offset: Option<Offset>,
     state: Option<&str>,
-) -> Result<CancelOutcome, Refusal> {
+) -> Result<SignalOutcome, Refusal> {
     let offset = offset.ok_or_else(|| malformed("offset", "is missing"));
     let state = state
         .and_then(RunState::parse)
         .ok_or_else(|| malformed("state", "is missing, or not known here"));
     match word {
-        "applied" => Ok(CancelOutcome::Applied { offset: offset? }),
-        "already_terminal" => Ok(CancelOutcome::AlreadyTerminal {
+        "applied" => Ok(SignalOutcome::Applied { offset: offset? }),
+        "already_terminal" => Ok(SignalOutcome::AlreadyTerminal {
             state: state?,
             offset: offset?,
         }),
-        "denied" => Ok(CancelOutcome::Denied),
-        "unknown_run" => Ok(CancelOutcome::UnknownRun),
+        "denied" => Ok(SignalOutcome::Denied),
+        "unknown_run" => Ok(SignalOutcome::UnknownRun),
         _ => Err(malformed("outcome", "is not a word that is known here")),
     }
 }
 
 /// The offset and state that an outcome tells.
-fn outcome_place(outcome: &CancelOutcome) -> (Option<Offset>, Option<&'static str>) {
+fn outcome_place(outcome: &SignalOutcome) -> (Option<Offset>, Option<&'static str>) {
     match outcome {
-        CancelOutcome::Applied { offset } => (Some(*offset), None),
-        CancelOutcome::AlreadyTerminal { state, offset } => (Some(*offset), Some(state.as_str())),
-        CancelOutcome::Denied | CancelOutcome::UnknownRun => (None, None),
+        SignalOutcome::Applied { offset } => (Some(*offset), None),
+        SignalOutcome::AlreadyTerminal { state, offset } => (Some(*offset), Some(state.as_str())),
+        SignalOutcome::Denied | SignalOutcome::UnknownRun => (None, None),
     }
 }
 
 const RAW: &str = "raw";
-const CANCEL: &str = "cancel";

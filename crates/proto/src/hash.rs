@@ -3,12 +3,13 @@
 //! Comes in: words of `core` that were checked. Goes out: 128 bits that are kept on disk with the
 //! key. Never: a hash that changes with a release.
 
-use everwire_core::control::{Cancel, Guard};
+use everwire_core::control::{Cancel, Guard, Signal};
 use everwire_core::event::{Body, Draft};
 use everwire_core::position::Offset;
 use prost::Message;
 use xxhash_rust::xxh3::xxh3_128;
 
+use crate::signal::put_signal;
 use crate::v1;
 
 /// The hash by which a reused key's body is told from another: XXH3-128 over the draft's
@@ -17,8 +18,15 @@ pub fn body_hash(draft: &Draft) -> u128 {
     xxh3_128(&v1::Draft::from(draft).encode_to_vec())
 }
 
-/// The same for a signal: over the draft of its event, and what it expects if it expects anything.
-pub fn signal_hash(cancel: &Cancel) -> u128 {
+/// The same for a signal that is no stop: over its fields.
+pub fn signal_hash(signal: &Signal) -> u128 {
+    let mut fields = crate::edge_v1::Signal::default();
+    put_signal(&mut fields, signal);
+    xxh3_128(&fields.encode_to_vec())
+}
+
+/// The same for a stop: over the draft of its event, and what it expects if it expects anything.
+pub fn cancel_hash(cancel: &Cancel) -> u128 {
     let signal = Draft::new(Body::SignalCancel {
         target: cancel.target.clone(),
         grace_ms: cancel.grace_ms,
@@ -42,7 +50,7 @@ mod tests {
     #[test]
     fn hashes_are_pinned_for_ever() {
         let stop = Cancel::run("r1".parse().unwrap());
-        assert_eq!(signal_hash(&stop), SIGNAL_R1);
+        assert_eq!(cancel_hash(&stop), SIGNAL_R1);
         let expecting = Cancel {
             guard: Guard {
                 as_of: Offset::new(7),
@@ -50,7 +58,7 @@ mod tests {
             },
             ..stop
         };
-        assert_ne!(signal_hash(&expecting), SIGNAL_R1);
+        assert_ne!(cancel_hash(&expecting), SIGNAL_R1);
         let app = Draft::new(Body::App {
             name: "x".into(),
             data: None,

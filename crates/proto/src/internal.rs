@@ -5,7 +5,7 @@
 //! nothing is lost on the way. Never: whether a command may be done; that was decided where it
 //! came in.
 
-use everwire_core::command::{Appended, CancelOutcome, Command, Duplicate, Outcome, Published};
+use everwire_core::command::{Appended, Command, Duplicate, Outcome, Published, SignalOutcome};
 use everwire_core::position::{Offset, RunEpoch, Seq, SessionEpoch};
 use everwire_core::row::RunState;
 use everwire_core::{Code, Lease, Refusal};
@@ -83,7 +83,7 @@ pub fn outcome_to(outcome: &Outcome) -> peer::Outcome {
             offset: offset.get(),
             duplicate: *duplicate,
         }),
-        Outcome::Cancelled {
+        Outcome::Signalled {
             session_epoch,
             outcome,
             duplicate,
@@ -137,7 +137,7 @@ fn read(outcome: PeerOutcome) -> Result<Outcome, Refusal> {
             offset: offset(answer.offset)?,
             duplicate: answer.duplicate,
         },
-        PeerOutcome::Cancelled(answer) => Outcome::Cancelled {
+        PeerOutcome::Cancelled(answer) => Outcome::Signalled {
             session_epoch: session_epoch(&answer.session_epoch)?,
             duplicate: answer.duplicate,
             outcome: cancel_outcome(&answer)?,
@@ -188,13 +188,13 @@ fn published_from(answer: peer::Published) -> Result<Published, Refusal> {
 
 fn cancelled_to(
     session_epoch: SessionEpoch,
-    outcome: &CancelOutcome,
+    outcome: &SignalOutcome,
     duplicate: bool,
 ) -> peer::Cancelled {
     let (offset, state) = match outcome {
-        CancelOutcome::Applied { offset } => (*offset, ""),
-        CancelOutcome::AlreadyTerminal { state, offset } => (*offset, state.as_str()),
-        CancelOutcome::Denied | CancelOutcome::UnknownRun => (Offset::ZERO, ""),
+        SignalOutcome::Applied { offset } => (*offset, ""),
+        SignalOutcome::AlreadyTerminal { state, offset } => (*offset, state.as_str()),
+        SignalOutcome::Denied | SignalOutcome::UnknownRun => (Offset::ZERO, ""),
     };
     peer::Cancelled {
         session_epoch: session_epoch.to_string(),
@@ -205,17 +205,17 @@ fn cancelled_to(
     }
 }
 
-fn cancel_outcome(answer: &peer::Cancelled) -> Result<CancelOutcome, Refusal> {
+fn cancel_outcome(answer: &peer::Cancelled) -> Result<SignalOutcome, Refusal> {
     Ok(match answer.outcome.as_str() {
-        "applied" => CancelOutcome::Applied {
+        "applied" => SignalOutcome::Applied {
             offset: offset(answer.offset)?,
         },
-        "already_terminal" => CancelOutcome::AlreadyTerminal {
+        "already_terminal" => SignalOutcome::AlreadyTerminal {
             state: run_state(&answer.state)?,
             offset: offset(answer.offset)?,
         },
-        "denied" => CancelOutcome::Denied,
-        "unknown_run" => CancelOutcome::UnknownRun,
+        "denied" => SignalOutcome::Denied,
+        "unknown_run" => SignalOutcome::UnknownRun,
         _ => {
             return Err(field::malformed(
                 "outcome",

@@ -6,9 +6,10 @@
 
 use everwire_core::clock::Timestamp;
 use everwire_core::event::{Draft, Event};
-use everwire_core::{Cancel, Refusal, RunId};
+use everwire_core::{Cancel, Key, Refusal, RunId};
 
 use crate::control::CancelFields;
+use crate::signal::{Pressed, pressed};
 
 pub(crate) mod read;
 pub(crate) mod write;
@@ -54,6 +55,13 @@ pub fn cancel_from_json(run: RunId, text: &[u8]) -> Result<Cancel, Refusal> {
         ..CancelFields::default()
     };
     cancel.read()
+}
+
+/// What an HTTP request for any signal says: the fields of a `signal` frame, and its key.
+pub fn signal_from_json(text: &[u8]) -> Result<(Pressed, Option<Key>), Refusal> {
+    let fields = read::Fields::parse("signal", text)?;
+    let key = fields.name("key")?;
+    Ok((pressed(&read::signal_fields(&fields)?)?, key))
 }
 
 /// What an HTTP request to cancel anything in a session says: the fields of a `signal` frame.

@@ -12,6 +12,7 @@ pub mod hash;
 pub mod internal;
 pub mod json;
 pub mod refusal;
+pub mod signal;
 pub mod storage;
 pub mod token;
 mod words;

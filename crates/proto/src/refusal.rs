@@ -137,7 +137,7 @@ pub fn grpc_code(code: Code) -> tonic::Code {
     match code {
         Code::Unauthenticated | Code::TokenExpired | Code::TokenRevoked => Grpc::Unauthenticated,
         Code::Denied => Grpc::PermissionDenied,
-        Code::UnknownSession | Code::UnknownRun => Grpc::NotFound,
+        Code::UnknownSession | Code::UnknownRun | Code::UnknownApproval => Grpc::NotFound,
         Code::RunFenced
         | Code::RunEnded
         | Code::StaleEpoch

@@ -4,7 +4,8 @@
 
 use everwire_core::Refusal;
 use everwire_core::event::{
-    Codec, MessageStatus, PartKind, ParticipantKind, Role, StepStatus, Visibility,
+    ApprovalOutcome, Codec, MessageStatus, PartKind, ParticipantKind, Role, StepStatus,
+    SuspendReason, Verdict, Visibility,
 };
 
 use crate::field::malformed;
@@ -37,6 +38,11 @@ words! {
         unspecified Some(MessageStatus::Complete);
     step_status_to step_status_from StepStatus { Complete Failed }
         unspecified Some(StepStatus::Complete);
+    suspend_reason_to suspend_reason_from SuspendReason { Approval Input Auth Paused }
+        unspecified None;
+    verdict_to verdict_from Verdict { Approve Deny } unspecified None;
+    approval_outcome_to approval_outcome_from ApprovalOutcome { Approved Denied Expired Withdrawn }
+        unspecified None;
     part_kind_to part_kind_from PartKind { Text Reasoning ToolCall ToolResult Data File }
         unspecified None;
 }

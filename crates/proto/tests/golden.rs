@@ -21,14 +21,14 @@ use everwire_core::row::{
 };
 use everwire_core::topology::{Change, Member, MemberState, Placement, Topology};
 use everwire_core::{Cancel, InputRef, NodeId, SessionNo, ShardId};
-use everwire_proto::hash::signal_hash;
+use everwire_proto::hash::cancel_hash;
 use everwire_proto::storage::{self, StorageError};
 use everwire_proto::storage_v1 as disk;
 
 mod samples;
 
 use samples::{
-    author, batch, bodies, controls, later_bodies, offset, participant, rules_2, unfreeze,
+    author, batch, bodies, controls, later_bodies, offset, participant, rules_2, rules_3, unfreeze,
 };
 
 fn event(body: Body) -> Event {
@@ -103,7 +103,7 @@ fn rows() -> Vec<(&'static str, Row)> {
         (
             "key",
             Row::Key(KeyRow {
-                body_hash: signal_hash(&Cancel::run("r1".parse().unwrap())),
+                body_hash: cancel_hash(&Cancel::run("r1".parse().unwrap())),
                 offset: offset(41),
                 run_epoch: Some(RunEpoch(2)),
                 time: Timestamp(1_700_000_000_042),
@@ -115,6 +115,7 @@ fn rows() -> Vec<(&'static str, Row)> {
             Row::Timer(TimerRow {
                 guard: 300,
                 run: None,
+                approval: None,
             }),
         ),
         ("head-keys", Row::Head(keyed_head())),
@@ -171,6 +172,7 @@ fn later_rows() -> Vec<(&'static str, Row)> {
             Row::Timer(TimerRow {
                 guard: 300,
                 run: Some("r1".parse().unwrap()),
+                approval: None,
             }),
         ),
     ]
@@ -188,6 +190,7 @@ fn head() -> HeadRow {
         people_today: 3,
         frozen: None,
         keys_due: None,
+        open_approvals: 0,
     }
 }
 
@@ -431,14 +434,20 @@ fn values() -> BTreeMap<String, Vec<u8>> {
         let name = format!("event-{}", body.kind().as_str().replace('.', "-"));
         values.insert(name, storage::encode_event(&event(body)));
     }
-    for (name, body) in later_bodies() {
+    for (name, body) in later_bodies().into_iter().chain(rules_3::bodies()) {
         values.insert(format!("event-{name}"), storage::encode_event(&event(body)));
     }
-    for (name, row) in rows().into_iter().chain(later_rows()) {
+    for (name, row) in rows()
+        .into_iter()
+        .chain(later_rows())
+        .chain(rules_3::rows(head(), run()))
+    {
         values.insert(format!("row-{name}"), storage::encode_row(&row));
     }
     let rules_2 = storage::encode_batch(&rules_2());
     values.insert("batch-rules-2".to_owned(), rules_2.into());
+    let rules_3 = storage::encode_batch(&rules_3::commands());
+    values.insert("batch-rules-3".to_owned(), rules_3.into());
     let unfreeze = storage::encode_batch(&unfreeze());
     values.insert("batch-unfreeze".to_owned(), unfreeze.into());
     for (name, batch) in controls() {

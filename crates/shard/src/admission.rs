@@ -3,7 +3,6 @@
 
 use std::sync::Arc;
 
-use everwire_core::row::RunState;
 use everwire_core::{Code, Command, Op, Outcome, Refusal, SessionEpoch};
 
 use crate::group::Shard;
@@ -66,10 +65,10 @@ impl Shard {
             return None;
         }
         let leases = self.applier.leases();
-        let lives = leases.renew(session, run, *run_epoch, &command.actor.participant);
-        lives.then_some(Outcome::Renewed {
+        let state = leases.renew(session, run, *run_epoch, &command.actor.participant)?;
+        Some(Outcome::Renewed {
             session_epoch,
-            state: RunState::Running,
+            state,
             observed: None,
         })
     }

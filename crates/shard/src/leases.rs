@@ -26,7 +26,7 @@ pub(crate) struct Leases {
     office: Mutex<Option<Office>>,
 }
 
-/// The running runs of the shard.
+/// The live runs of the shard.
 #[derive(Debug, Default)]
 struct Office {
     writers: HashMap<RunKey, Writer>,
@@ -57,6 +57,8 @@ struct Writer {
     lease: Duration,
     /// The last sign of life.
     seen: Duration,
+    /// Where its run stands; only of one that runs does silence count.
+    state: RunState,
 }
 
 fn lease_of(run: &RunRow) -> Duration {
@@ -99,15 +101,20 @@ impl Leases {
         let meanwhile = office.meanwhile.take().unwrap_or_default();
         for (session, run, row, epoch) in runs {
             let key = (session, run);
-            if row.state != RunState::Running
-                || meanwhile.over.contains(&key)
-                || office.writers.contains_key(&key)
-            {
+            if row.state.is_terminal() || meanwhile.over.contains(&key) {
+                continue;
+            }
+            if let Some(known) = office.writers.get_mut(&key) {
+                // It stands where it is known to, and may have written before.
+                if known.run_epoch == row.run_epoch {
+                    known.last_offset = known.last_offset.max(epoch.last_offset);
+                }
                 continue;
             }
             let wrote = meanwhile.wrote.get(&key);
             let wrote = wrote.filter(|(run_epoch, _)| *run_epoch == row.run_epoch);
             let writer = Writer {
+                state: row.state,
                 lease: lease_of(&row),
                 participant: row.writer,
                 run_epoch: row.run_epoch,
@@ -124,10 +131,8 @@ impl Leases {
         let Some(office) = &mut *office else { return };
         for (key, row) in rows {
             match (key, row) {
-                (RowKey::Run(session, run), Some(Row::Run(row)))
-                    if row.state == RunState::Running =>
-                {
-                    office.granted((*session, run.clone()), row);
+                (RowKey::Run(session, run), Some(Row::Run(row))) if !row.state.is_terminal() => {
+                    office.stands((*session, run.clone()), row);
                 },
                 (RowKey::Run(session, run), _) => office.ended((*session, run.clone())),
                 (RowKey::Epoch(session, run, run_epoch), Some(Row::Epoch(row))) => {
@@ -144,27 +149,26 @@ impl Leases {
         }
     }
 
-    /// A sign of life that is in no log. Says whether there is such a writer.
+    /// A sign of life that is in no log. Says where the run stands, if there is such a writer and
+    /// it has not lost it.
     pub(crate) fn renew(
         &self,
         session: SessionKey,
         run: &RunId,
         run_epoch: RunEpoch,
         participant: &ParticipantId,
-    ) -> bool {
+    ) -> Option<RunState> {
         let mut office = self.lock();
-        let Some(office) = &mut *office else {
-            return false;
-        };
+        let office = office.as_mut()?;
         let key = (session, run.clone());
-        let writer = office.writers.get(&key);
-        let lives = writer.is_some_and(|writer| {
-            writer.run_epoch == run_epoch && writer.participant == *participant
-        });
-        if lives {
-            office.alive.insert(key);
-        }
-        lives
+        let writer = office
+            .writers
+            .get(&key)
+            .filter(|writer| writer.run_epoch == run_epoch && writer.participant == *participant);
+        let state = writer.map(|writer| writer.state);
+        let state = state.filter(|state| *state != RunState::Orphaned)?;
+        office.alive.insert(key);
+        Some(state)
     }
 
     /// The runs whose writers have been silent for a whole lease, at most `limit`.
@@ -185,7 +189,8 @@ impl Leases {
             && let Some((_, session, run)) = office.due.pop_first()
         {
             let key = (session, run);
-            let Some(writer) = office.writers.get(&key) else {
+            let writer = office.writers.get(&key);
+            let Some(writer) = writer.filter(|writer| writer.state == RunState::Running) else {
                 continue;
             };
             let ends = writer.seen.saturating_add(writer.lease);
@@ -214,13 +219,20 @@ impl Office {
         self.writers.insert(key, writer);
     }
 
-    /// A run stands as running: newly, under a new epoch, or as before with other parts open.
-    fn granted(&mut self, key: RunKey, row: &RunRow) {
-        let known = self.writers.get(&key);
-        if known.is_some_and(|writer| writer.run_epoch == row.run_epoch) {
+    /// A run is live: newly, under a new epoch, in another state, or as before with other parts
+    /// open. One that runs again has one full lease from now.
+    fn stands(&mut self, key: RunKey, row: &RunRow) {
+        let known = self.writers.get_mut(&key);
+        if let Some(writer) = known.filter(|writer| writer.run_epoch == row.run_epoch) {
+            let before = std::mem::replace(&mut writer.state, row.state);
+            if row.state == RunState::Running && before != RunState::Running {
+                self.alive.insert(key.clone());
+                self.due.insert((Duration::ZERO, key.0, key.1));
+            }
             return;
         }
         let writer = Writer {
+            state: row.state,
             participant: row.writer.clone(),
             run_epoch: row.run_epoch,
             last_offset: Offset::ZERO,
@@ -304,6 +316,17 @@ mod tests {
         leases.applied(&Rows::from([(key, Some(Row::Epoch(epoch(last))))]), &[]);
     }
 
+    fn renewed(
+        leases: &Leases,
+        session: SessionKey,
+        run: &RunId,
+        run_epoch: RunEpoch,
+        participant: &ParticipantId,
+    ) -> bool {
+        let state = leases.renew(session, run, run_epoch, participant);
+        state == Some(RunState::Running)
+    }
+
     fn ended(leases: &Leases, at: Duration) -> Vec<(String, u32, u64)> {
         let ended = leases.ended(at, 9).into_iter();
         let said = ended.map(|expire| {
@@ -330,7 +353,7 @@ mod tests {
         assert_eq!(ended(&leases, second), []);
         write(&leases, "r1", 1, 4);
         assert_eq!(ended(&leases, second * 10), []);
-        assert!(leases.renew(session(), &id("r2"), RunEpoch(1), &bot()));
+        assert!(renewed(&leases, session(), &id("r2"), RunEpoch(1), &bot()));
         assert_eq!(ended(&leases, second * 20), []);
         // r1 was heard of before the look at 10 s, r2 before that at 20 s.
         assert_eq!(ended(&leases, second * 25), [("r1".to_owned(), 1, 4)]);
@@ -350,9 +373,9 @@ mod tests {
         apply(&leases, "r1", run(RunState::Running, 1));
         write(&leases, "r1", 1, 4);
         let ann = ParticipantId::parse("ann").unwrap();
-        assert!(!leases.renew(session(), &id("r1"), RunEpoch(1), &ann));
-        assert!(!leases.renew(session(), &id("r1"), RunEpoch(2), &bot()));
-        assert!(!leases.renew(session(), &id("r2"), RunEpoch(1), &bot()));
+        assert!(!renewed(&leases, session(), &id("r1"), RunEpoch(1), &ann));
+        assert!(!renewed(&leases, session(), &id("r1"), RunEpoch(2), &bot()));
+        assert!(!renewed(&leases, session(), &id("r2"), RunEpoch(1), &bot()));
         assert_eq!(ended(&leases, second), []);
         apply(&leases, "r1", run(RunState::Running, 2));
         write(&leases, "r1", 1, 5);
@@ -365,7 +388,7 @@ mod tests {
     fn whoever_takes_office_gives_each_running_run_a_full_lease() {
         let leases = Leases::default();
         apply(&leases, "r0", run(RunState::Running, 1));
-        assert!(!leases.renew(session(), &id("r0"), RunEpoch(1), &bot()));
+        assert!(!renewed(&leases, session(), &id("r0"), RunEpoch(1), &bot()));
         assert!(leases.take_office());
         // Applied while the disk is read.
         apply(&leases, "r2", run(RunState::Completed, 1));
@@ -409,6 +432,41 @@ mod tests {
         let mut said = ended(&leases, LEASE);
         said.sort();
         assert_eq!(said, [("r1".to_owned(), 1, 8), ("r2".to_owned(), 2, 7)]);
+    }
+
+    /// Whoever waits is not silent, and goes on where it stood.
+    #[test]
+    fn a_run_that_waits_loses_no_lease_and_has_a_full_one_when_it_goes_on() {
+        let (leases, second) = (in_office(), Duration::from_secs(1));
+        apply(&leases, "r1", run(RunState::Running, 1));
+        write(&leases, "r1", 1, 4);
+        assert_eq!(ended(&leases, second), []);
+        apply(&leases, "r1", run(RunState::Suspended, 1));
+        assert_eq!(ended(&leases, second * 99), []);
+        let state = leases.renew(session(), &id("r1"), RunEpoch(1), &bot());
+        assert_eq!(state, Some(RunState::Suspended));
+        apply(&leases, "r1", run(RunState::Running, 1));
+        assert_eq!(ended(&leases, second * 100), []);
+        assert_eq!(ended(&leases, second * 114), []);
+        assert_eq!(ended(&leases, second * 115), [("r1".to_owned(), 1, 4)]);
+        // Paused without a writer, it is one without a writer when it goes on.
+        apply(&leases, "r1", run(RunState::Orphaned, 1));
+        apply(&leases, "r1", run(RunState::Suspended, 1));
+        apply(&leases, "r1", run(RunState::Running, 1));
+        assert_eq!(ended(&leases, second * 200), []);
+        assert_eq!(ended(&leases, second * 215), [("r1".to_owned(), 1, 4)]);
+    }
+
+    /// A new leader that reads it from the disk while it goes on knows where its writer stands.
+    #[test]
+    fn a_run_that_goes_on_while_the_disk_is_read_can_still_expire() {
+        let leases = Leases::default();
+        assert!(leases.take_office());
+        apply(&leases, "r1", run(RunState::Running, 1));
+        let row = (session(), id("r1"), run(RunState::Suspended, 1), epoch(7));
+        leases.found(vec![row], Duration::ZERO);
+        assert_eq!(ended(&leases, Duration::ZERO), []);
+        assert_eq!(ended(&leases, LEASE), [("r1".to_owned(), 1, 7)]);
     }
 
     #[test]

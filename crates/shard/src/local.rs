@@ -310,6 +310,8 @@ impl<'s> LocalReader<'s> {
             writer: row.writer,
             input: row.input,
             parent: row.parent,
+            suspended: row.suspended,
+            step: row.open_step,
             lease_ms: row.lease_ms,
             epilogue: row.epilogue.map(|epilogue| epilogue.run_epoch),
             started: row.started,

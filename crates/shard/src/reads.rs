@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
+use everwire_core::event::SuspendReason;
 use everwire_core::limits::{BATCH_EVENTS_MAX, DISK_READERS_MAX, READ_BYTES_MAX};
 use everwire_core::row::{
     EpochRow, Frozen, HeadRow, Row, RowKey, RowRange, RunRow, RunState, SessionKey,
 };
 use everwire_core::{
     Code, Event, InputRef, Namespace, NodeId, Offset, ParticipantId, Refusal, RunEpoch, RunId, Seq,
-    SessionEpoch, SessionName, ShardId, Slot, Timestamp,
+    SessionEpoch, SessionName, ShardId, Slot, StepId, Timestamp,
 };
 use everwire_store::{Store, StoreError};
 use tokio::sync::Semaphore;
@@ -71,6 +72,10 @@ pub struct RunInfo {
     pub input: Option<InputRef>,
     /// The run that it works for.
     pub parent: Option<RunId>,
+    /// While it is suspended: why.
+    pub suspended: Option<SuspendReason>,
+    /// The step that it is in.
+    pub step: Option<StepId>,
     /// For how long its writer may be silent, milliseconds; 0 where none was granted.
     pub lease_ms: u32,
     /// The epoch under which its epilogue may be written, if it was stopped gracefully.
@@ -310,6 +315,7 @@ mod tests {
                     people_today: 0,
                     frozen: None,
                     keys_due: None,
+                    open_approvals: 0,
                 };
                 let key = RowKey::Head(SessionKey { slot, session_no });
                 rows.insert(key, Some(Row::Head(head)));

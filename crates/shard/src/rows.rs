@@ -34,6 +34,7 @@ fn weight(key: &RowKey, row: Option<&Row>) -> usize {
         RowKey::Input(_, author, input) | RowKey::Tombstone(_, author, input) => {
             author.as_str().len() + input.as_str().len()
         },
+        RowKey::Approval(_, approval) => approval.as_str().len(),
         RowKey::Key(_, author, key) | RowKey::KeyAge(_, _, author, key) => {
             author.as_str().len() + key.as_str().len()
         },
@@ -43,6 +44,16 @@ fn weight(key: &RowKey, row: Option<&Row>) -> usize {
             .open_messages
             .iter()
             .map(|message| message.as_str().len() + size_of_val(message))
+            .chain(
+                run.open_approvals
+                    .iter()
+                    .map(|open| open.as_str().len() + size_of_val(open)),
+            )
+            .sum(),
+        Some(Row::Approval(row)) => row
+            .approvers
+            .iter()
+            .map(|one| one.as_str().len() + size_of_val(one))
             .sum(),
         Some(Row::Message(message)) => message
             .open_parts

@@ -40,7 +40,7 @@ impl RunWatches {
         }))
     }
 
-    /// Wakes whoever watches a run that was claimed, was orphaned or ended by these events.
+    /// Wakes whoever watches a run that was claimed, was suspended, was orphaned or ended by these events.
     pub(crate) fn touched(&self, events: &[(SessionKey, Arc<Event>)]) {
         let runs = self.lock();
         if runs.is_empty() {
@@ -72,6 +72,7 @@ fn changes_hands(kind: Kind) -> bool {
         kind,
         Kind::RunClaimed
             | Kind::RunOrphaned
+            | Kind::RunSuspended
             | Kind::RunCompleted
             | Kind::RunFailed
             | Kind::RunCancelled
@@ -81,7 +82,7 @@ fn changes_hands(kind: Kind) -> bool {
 /// What a watcher hears.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Heard {
-    /// The run was claimed, was orphaned or ended, or is watched from now on: look it up.
+    /// The run was claimed, was suspended, was orphaned or ended, or is watched from now on: look it up.
     Touched,
     /// This watch hears nothing more: the session was deleted, or whoever told left its service.
     /// Make it anew, then look the run up.

@@ -125,6 +125,7 @@ mod tests {
         let row = Row::Timer(TimerRow {
             guard: timer.guard,
             run: None,
+            approval: None,
         });
         timers.applied(&BTreeMap::from([(key, stands.then_some(row))]));
     }

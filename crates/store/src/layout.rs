@@ -22,50 +22,18 @@ use std::ops::Range;
 
 use everwire_core::clock::Timestamp;
 use everwire_core::ids::{
-    InputId, Key as ClientKey, MessageId, Namespace, NodeId, PartId, ParticipantId, RunId,
-    SessionName, SessionNo, Slot, StepId,
+    ApprovalId, InputId, Key as ClientKey, MessageId, Namespace, NodeId, PartId, ParticipantId,
+    RunId, SessionName, SessionNo, Slot, StepId,
 };
 use everwire_core::position::{Offset, RunEpoch};
 use everwire_core::row::{RowKey, RowRange, SessionKey, TimerKind};
 
 use crate::error::StoreError;
 
+pub mod kind;
+
 /// A range of key bytes; the end is exclusive.
 pub type KeyRange = Range<Vec<u8>>;
-
-/// What a key of a session is about. Tags are for ever; a new one takes a free number.
-pub mod kind {
-    /// `rows`, session_no 0: the slot's counter of session numbers.
-    pub const COUNTER: u8 = 0x01;
-    /// `rows`: the session's head.
-    pub const HEAD: u8 = 0x02;
-    /// `rows`: `run`.
-    pub const RUN: u8 = 0x03;
-    /// `rows`: `run ‖ 00 ‖ run_epoch u32`.
-    pub const EPOCH: u8 = 0x04;
-    /// `rows`: `run ‖ 00 ‖ run_epoch u32 ‖ n u8`.
-    pub const BATCH: u8 = 0x05;
-    /// `rows`: `message`.
-    pub const MESSAGE: u8 = 0x06;
-    /// `rows`: `message ‖ 00 ‖ part`.
-    pub const PART: u8 = 0x07;
-    /// `rows`: `participant ‖ 00 ‖ input`.
-    pub const INPUT: u8 = 0x08;
-    /// `rows`: `participant ‖ 00 ‖ key`.
-    pub const KEY: u8 = 0x09;
-    /// `rows`: `time_ms u64 ‖ participant ‖ 00 ‖ key`.
-    pub const KEY_AGE: u8 = 0x0a;
-    /// `rows`: `participant ‖ 00 ‖ input`: a stop of an input that no run answers yet.
-    pub const TOMBSTONE: u8 = 0x0b;
-    /// `rows`: `run ‖ 00 ‖ step`.
-    pub const STEP: u8 = 0x0c;
-    /// `index`: `run`.
-    pub const LIVE_RUN: u8 = 0x20;
-    /// `index`: `due_ms u64 ‖ kind u8` ([`TimerKind::number`](everwire_core::row::TimerKind)).
-    pub const TIMER: u8 = 0x21;
-    /// `events`: `offset u64`.
-    pub const EVENT: u8 = 0x40;
-}
 
 /// The column families of the event DB. The numbers stand in snapshots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -199,7 +167,8 @@ impl Key {
                 | RowKey::Input(..)
                 | RowKey::Key(..)
                 | RowKey::KeyAge(..)
-                | RowKey::Tombstone(..),
+                | RowKey::Tombstone(..)
+                | RowKey::Approval(..),
             ) => Family::Rows,
             Self::Applied(..) => Family::Applied,
         }
@@ -405,6 +374,9 @@ fn row_bytes(key: &RowKey) -> Vec<u8> {
         RowKey::Tombstone(session, author, input) => of_session(*session, kind::TOMBSTONE)
             .text(author.as_str())
             .last(input.as_str()),
+        RowKey::Approval(session, approval) => {
+            of_session(*session, kind::APPROVAL).last(approval.as_str())
+        },
         RowKey::Timer(session, due, kind) => of_session(*session, kind::TIMER)
             .number(due.0)
             .bytes(&[kind.number()]),
@@ -524,6 +496,7 @@ impl<'a> Reader<'a> {
                 let author = self.participant()?;
                 RowKey::Tombstone(session, author, InputId::parse(self.last()?).ok()?)
             },
+            kind::APPROVAL => RowKey::Approval(session, ApprovalId::parse(self.last()?).ok()?),
             kind::LIVE_RUN => RowKey::LiveRun(session, RunId::parse(self.last()?).ok()?),
             kind::TIMER => {
                 let due = Timestamp(self.number()?);

@@ -11,8 +11,8 @@ use std::path::PathBuf;
 use bytes::Bytes;
 use everwire_core::clock::Timestamp;
 use everwire_core::ids::{
-    InputId, Key as ClientKey, MessageId, Namespace, NodeId, PartId, ParticipantId, RunId,
-    SessionName, SessionNo, Slot, StepId,
+    ApprovalId, InputId, Key as ClientKey, MessageId, Namespace, NodeId, PartId, ParticipantId,
+    RunId, SessionName, SessionNo, Slot, StepId,
 };
 use everwire_core::position::{Offset, RunEpoch};
 use everwire_core::row::{RowKey, RowRange, SessionKey, TimerKind};
@@ -135,6 +135,18 @@ fn keys_are_pinned_for_ever() {
     let later = later_keys().into_iter();
     let later: Vec<_> = later.map(|(label, key)| (label, key.encode())).collect();
     golden("keys-2.txt", &later);
+    let approval = ApprovalId::parse("a").unwrap();
+    let time = Timestamp(0x1122_3344_5566);
+    let third = [
+        RowKey::Approval(here(), approval),
+        RowKey::Timer(here(), time, TimerKind::Approval),
+    ];
+    let third = third.map(|key| Key::Row(key).encode());
+    let [approval, timer] = third;
+    golden(
+        "keys-3.txt",
+        &[("approval", approval), ("timer_approval", timer)],
+    );
 }
 
 #[test]
@@ -278,6 +290,8 @@ fn key() -> impl Strategy<Value = Key> {
         (session(), run_id(), step_id()).prop_map(|(s, r, i)| RowKey::Step(s, r, i)),
         (session(), time()).prop_map(|(s, t)| RowKey::Timer(s, t, TimerKind::StaleKeys)),
         (session(), time()).prop_map(|(s, t)| RowKey::Timer(s, t, TimerKind::OrphanLimit)),
+        (session(), run_id())
+            .prop_map(|(s, r)| { RowKey::Approval(s, ApprovalId::parse(r.as_str()).unwrap()) }),
     ];
     prop_oneof![
         12 => row.prop_map(Key::Row),
@@ -309,6 +323,7 @@ fn meant(key: &Key) -> (Family, Option<(u16, u64)>, u8, Option<RowKey>, u64) {
                 RowKey::LiveRun(s, ..) => (of(s), kind::LIVE_RUN),
                 RowKey::Tombstone(s, ..) => (of(s), kind::TOMBSTONE),
                 RowKey::Step(s, ..) => (of(s), kind::STEP),
+                RowKey::Approval(s, ..) => (of(s), kind::APPROVAL),
                 RowKey::Timer(s, ..) => (of(s), kind::TIMER),
             };
             (family, session, kind, Some(row.clone()), 0)

@@ -4,7 +4,6 @@
  * themselves, each session's `Reader` keeps its place.
  */
 import { BACKOFF_DEFAULT, type BackoffOptions } from './backoff.js';
-import { cancelFields } from './cancel.js';
 import { Connection, type ConnectionState } from './connection.js';
 import { CursorKeeper, type CursorStorage, type ReaderState } from './cursor.js';
 import { Emitter } from './emitter.js';
@@ -12,7 +11,15 @@ import { EverwireError } from './errors.js';
 import type { Fetch } from './http.js';
 import { httpBase, type OpenLink } from './link.js';
 import { isName, isOffset, SESSIONS_MAX } from './protocol.js';
-import type { CancelOutcome, Cursor, EventDraft, Published, ServerFrame } from './protocol.js';
+import type {
+  CancelOutcome,
+  Cursor,
+  EventDraft,
+  Published,
+  ServerFrame,
+  SignalFields,
+  SignalOutcome,
+} from './protocol.js';
 import { Reader, type ReaderDoor } from './reader.js';
 import { Requests } from './requests.js';
 import {
@@ -25,6 +32,7 @@ import {
   type RunTarget,
   type SessionDoor,
 } from './session.js';
+import { cancelFields } from './signals.js';
 import { sseLinks } from './sse.js';
 import { webSocketLinks, type WebSocketConstructor } from './websocket.js';
 
@@ -138,7 +146,7 @@ export class Client {
     });
     this.#door = {
       publish: (session, draft, request) => this.publish(session, draft, request),
-      cancel: (session, target, request) => this.#cancel(session, target, request),
+      signal: (session, fields, request) => this.#signal(session, fields, request),
       closed: (session) => this.#forget(session),
     };
     this.#watchPage('addEventListener');
@@ -235,25 +243,23 @@ export class Client {
     target: string | CancelTarget,
     options?: CancelOptions,
   ): Promise<CancelOutcome>;
-  cancel(
+  async cancel(
     session: string,
     target: string | CancelTarget,
     options: CancelRunOptions = {},
   ): Promise<CancelOutcome> {
-    return this.#cancel(session, target, options);
+    return this.#signal(session, cancelFields(target, options), options);
   }
 
-  async #cancel(
+  async #signal(
     session: string,
-    target: string | CancelTarget,
-    options: CancelRunOptions,
-  ): Promise<CancelOutcome> {
+    fields: SignalFields,
+    options: RequestOptions,
+  ): Promise<SignalOutcome> {
     const key = this.#name(options.key ?? mint());
-    const fields = cancelFields(target, options);
     const id = this.#requests.id();
-    const where = { session: this.#name(session), signal: 'cancel' } as const;
-    const frame = { t: 'signal', id, ...where, key, ...fields } as const;
-    return this.#requests.ask<CancelOutcome>(frame, options.signal);
+    const frame = { t: 'signal', id, session: this.#name(session), key, ...fields } as const;
+    return this.#requests.ask<SignalOutcome>(frame, options.signal);
   }
 
   /** Says that now is a good moment to be connected. In browsers the client sees that itself. */

@@ -42,6 +42,7 @@ const CODES = {
   SLOW_READER: ['reattach', 4031],
   FROZEN: ['stop', 4032],
   INTERNAL: ['retry', 4033],
+  UNKNOWN_APPROVAL: ['stop', 4034],
 } as const satisfies Record<string, readonly [Advice, number]>;
 
 /**

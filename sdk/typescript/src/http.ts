@@ -1,12 +1,12 @@
 /**
- * The edge's HTTP door: publish and cancel without a socket.
+ * The edge's HTTP door: publish and signal without a socket.
  * In comes a request with its idempotency key; out goes the answer object, or an EverwireError
  * (code LOST if the network failed and nobody knows whether the request arrived: repeat it with
  * the same key).
  */
 import { EverwireError } from './errors.js';
 import { httpBase } from './link.js';
-import type { CancelOutcome, EventDraft, Published, SignalFrame } from './protocol.js';
+import type { EventDraft, Published, SignalFrame, SignalOutcome } from './protocol.js';
 
 export type Fetch = typeof globalThis.fetch;
 
@@ -27,17 +27,27 @@ export function httpPublish(fetch: Fetch, call: HttpCall, event: EventDraft): Pr
 }
 
 /** Asks what the frame asks, whatever it is aimed at. */
-export function httpCancel(
+export function httpSignal(
   fetch: Fetch,
   call: HttpCall,
   frame: SignalFrame,
-): Promise<CancelOutcome> {
+): Promise<SignalOutcome> {
+  const [path, body] = frame.signal === 'cancel' ? cancelRequest(frame) : signalRequest(frame);
+  return post(fetch, call, path, body) as Promise<SignalOutcome>;
+}
+
+function signalRequest(frame: SignalFrame): [path: string, body: object] {
+  const { t: _t, id: _id, session: _session, ...signal } = frame;
+  return ['signal', signal];
+}
+
+/** Stops have addresses of their own, which older edges know as well. */
+function cancelRequest(frame: SignalFrame & { signal: 'cancel' }): [path: string, body: object] {
   const { t: _t, id: _id, session: _session, signal: _signal, key: _key, ...cancel } = frame;
   const { run, ...more } = cancel;
-  // The plain stop of a run has an address of its own, which every edge knows.
+  // So has the plain stop of a run, which every edge knows.
   const isPlain = run !== undefined && Object.keys(more).length === 0;
-  const path = isPlain ? `runs/${encodeURIComponent(run)}/cancel` : 'cancel';
-  return post(fetch, call, path, isPlain ? {} : cancel) as Promise<CancelOutcome>;
+  return isPlain ? [`runs/${encodeURIComponent(run)}/cancel`, {}] : ['cancel', cancel];
 }
 
 async function post(fetch: Fetch, call: HttpCall, path: string, body: unknown): Promise<unknown> {

@@ -41,10 +41,24 @@ export type PartKind = 'text' | 'reasoning' | 'tool_call' | 'tool_result' | 'dat
 export type Role = 'assistant' | 'user' | 'tool' | 'system';
 
 /**
- * How a run stands. `running` and `orphaned` are live: an orphaned run has lost its writer, and
- * goes on when somebody claims it. The others never change again.
+ * How a run stands. `running`, `suspended` and `orphaned` are live: a suspended run waits until it
+ * is resumed, an orphaned one has lost its writer and goes on when somebody claims it. The others
+ * never change again.
  */
-export type RunState = 'running' | 'orphaned' | 'completed' | 'failed' | 'cancelled';
+export type RunState =
+  'running' | 'suspended' | 'orphaned' | 'completed' | 'failed' | 'cancelled';
+
+/** What a suspended run waits for; `paused`: until whoever has the right says that it may go on. */
+export type SuspendReason = 'approval' | 'input' | 'auth' | 'paused';
+
+/** Yes or no. */
+export type Verdict = 'approve' | 'deny';
+
+/**
+ * What became of a request for an approval. `expired`: nobody answered in time. `withdrawn`: its
+ * run took it back, or has ended.
+ */
+export type ApprovalOutcome = 'approved' | 'denied' | 'expired' | 'withdrawn';
 
 /** These fields and no other of `All`, so that no literal can name two targets. */
 export type Only<All extends string, Fields> = Fields & {
@@ -61,6 +75,12 @@ export type StopTarget =
   | Only<TargetField, { readonly run: string }>
   | Only<TargetField, { readonly subtree: string }>
   | Only<TargetField, { readonly input: string; readonly input_by: string }>
+  | Only<TargetField, { readonly all: true }>;
+
+/** What is to pause or to go on: one run, a run and all that work for it, or every live run. */
+export type RunsTarget =
+  | Only<TargetField, { readonly run: string }>
+  | Only<TargetField, { readonly subtree: string }>
   | Only<TargetField, { readonly all: true }>;
 
 /** The body of each kind of event. */
@@ -80,6 +100,13 @@ export interface Bodies {
   'run.claimed': object;
   /** Its writer was silent for its whole lease. */
   'run.orphaned': object;
+  /**
+   * It waits, and holds no lease while it does. `note` says what for, for people. The author of
+   * `paused` is whoever pressed; of the others its writer.
+   */
+  'run.suspended': { readonly reason: SuspendReason; readonly note?: string };
+  /** It goes on. From its writer, or in the name of whoever pressed or gave the last answer. */
+  'run.resumed': object;
   'run.completed': object;
   /** `lost`, from the server: an orphaned run that nobody claimed in time. */
   'run.failed': { readonly reason: string };
@@ -125,6 +152,31 @@ export interface Bodies {
   'signal.cancel': StopTarget & { readonly graceful_ms?: number };
   /** The writer of the event's run has seen the stop that stands at `signal_offset`. */
   'signal.observed': { readonly signal_offset: number };
+  'signal.pause': RunsTarget;
+  'signal.resume': RunsTarget;
+  /** The writer of the event's run asks people for their yes. */
+  'approval.requested': {
+    readonly approval: string;
+    /** What is to be done, for people; `data` is the same for programs. */
+    readonly action: string;
+    /** What the action comes to: whoever answers says it again, and so answers what was seen. */
+    readonly action_hash: string;
+    /** Who may answer; absent: anybody who has the right. */
+    readonly approvers?: readonly string[];
+    readonly within_ms: number;
+    /** RFC 3339, as `time`. */
+    readonly deadline: string;
+    /** What it stands for when nobody answers in time. */
+    readonly on_expiry: Verdict;
+  } & DataFields;
+  /** The author is who answered; the server if it expired. */
+  'approval.resolved': {
+    readonly approval: string;
+    readonly outcome: ApprovalOutcome;
+    readonly note?: string;
+    /** Only with `expired`: what that stands for. */
+    readonly on_expiry?: Verdict;
+  };
   app: { readonly name: string } & DataFields;
 }
 
@@ -175,25 +227,25 @@ export interface Published {
   readonly duplicate: boolean;
 }
 
-/** What became of a cancel. */
-export interface CancelOutcome {
+/** What became of a signal. */
+export interface SignalOutcome {
   /**
-   * `applied` says that the stop is in the log, not that it hit somebody: a whole session may be
+   * `applied` says that the signal is in the log, not that it hit somebody: a whole session may be
    * idle, and an input may be stopped before its run begins.
    */
   readonly outcome: 'applied' | 'already_terminal' | 'denied' | 'unknown_run';
   readonly session_epoch?: string;
-  /** `applied`: where the stop is committed. `already_terminal`: where the run ended. */
+  /** `applied`: where the signal is committed. `already_terminal`: where the run ended. */
   readonly offset?: number;
   /** `already_terminal`: how it ended. */
   readonly state?: RunState;
   readonly duplicate?: boolean;
 }
 
-/**
- * A cancel as the wire has it, in a `signal` frame and in the body of an HTTP request alike. The
- * key stands for all of it, so both roads must say the same.
- */
+/** What became of a cancel. */
+export type CancelOutcome = SignalOutcome;
+
+/** A cancel as the wire has it. */
 export type CancelFields = (
   | Only<TargetField, { readonly run: string }>
   | Only<TargetField, { readonly subtree: string }>
@@ -205,14 +257,24 @@ export type CancelFields = (
   readonly as_of?: number;
 };
 
-/** Asks for a cancel. */
-export type SignalFrame = {
-  t: 'signal';
-  id: string;
-  session: string;
-  signal: 'cancel';
-  key: string;
-} & CancelFields;
+/** An answer to a request for an approval, with the action that was seen. */
+export interface AnswerFields {
+  readonly approval: string;
+  readonly action_hash: string;
+  readonly note?: string;
+}
+
+/**
+ * A signal as the wire has it, in a `signal` frame and in the body of an HTTP request alike. The
+ * key stands for all of it, so both roads must say the same.
+ */
+export type SignalFields =
+  | ({ readonly signal: 'cancel' } & CancelFields)
+  | ({ readonly signal: 'pause' | 'resume' } & RunsTarget)
+  | ({ readonly signal: Verdict } & AnswerFields);
+
+/** Asks for a signal. */
+export type SignalFrame = { t: 'signal'; id: string; session: string; key: string } & SignalFields;
 
 /** A frame from this client. */
 export type ClientFrame =
@@ -271,7 +333,7 @@ export type ServerFrame =
   | AttachedFrame
   | EventsFrame
   | ({ t: 'ack'; id?: string; session: string } & Published)
-  | ({ t: 'outcome'; id?: string; session: string } & CancelOutcome)
+  | ({ t: 'outcome'; id?: string; session: string } & SignalOutcome)
   | { t: 'expiring'; token_expires?: string }
   | { t: 'moving'; within_ms: number }
   | { t: 'pong'; id?: string }
@@ -286,16 +348,19 @@ export const FRAME_BYTES_MAX = 128 << 10;
 export const SESSIONS_MAX = 256;
 /** Requests that this client lets wait for their answer; the edge takes 64. */
 export const REQUESTS_IN_FLIGHT_MAX = 60;
-/** Requests without an answer, sent or not, before `publish` and `cancel` refuse; and their bytes. */
+/** Requests without an answer, sent or not, before `publish` and signals refuse; and their bytes. */
 export const REQUESTS_MAX = 1000;
 export const REQUESTS_BYTES_MAX = 4 << 20;
 /** Longest time that a graceful stop leaves for an epilogue, ms. */
 export const GRACE_MS_MAX = 30_000;
+/** Longest note of an answer, bytes of UTF-8. */
+export const NOTE_BYTES_MAX = 256;
 
 const NAME = /^[A-Za-z0-9._:~-]{1,128}$/;
 const PARTICIPANT = /^[!-~]{1,128}$/;
 const RUN_STATES: readonly unknown[] = [
   'running',
+  'suspended',
   'orphaned',
   'completed',
   'failed',

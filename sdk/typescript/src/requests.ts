@@ -1,29 +1,29 @@
 /**
- * Requests that wait for their answer: attaches, publishes, cancels.
- * A publish or cancel outlives the connection: it is sent again, under the same key, until it is
- * answered. A cancel does not even wait for a connection: it goes over HTTP when the socket is
+ * Requests that wait for their answer: attaches, publishes, signals.
+ * A publish or signal outlives the connection: it is sent again, under the same key, until it is
+ * answered. A signal does not even wait for a connection: it goes over HTTP when the socket is
  * not open, or when the socket owes it an answer for too long.
  */
 import { backoffMs, type BackoffOptions } from './backoff.js';
 import { EverwireError } from './errors.js';
-import { httpCancel, type Fetch } from './http.js';
+import { httpSignal, type Fetch } from './http.js';
 import {
   FRAME_BYTES_MAX,
   REQUESTS_IN_FLIGHT_MAX,
   REQUESTS_BYTES_MAX,
   REQUESTS_MAX,
   type AttachedFrame,
-  type CancelOutcome,
   type ClientFrame,
   type Published,
   type ServerFrame,
+  type SignalOutcome,
 } from './protocol.js';
 import { utf8Length } from './utf8.js';
 
 type AttachFrame = Extract<ClientFrame, { t: 'attach' }>;
 type DurableFrame = Extract<ClientFrame, { t: 'publish' | 'signal' }>;
 type RequestFrame = AttachFrame | DurableFrame;
-type Answer = AttachedFrame | Published | CancelOutcome;
+type Answer = AttachedFrame | Published | SignalOutcome;
 
 export interface RequestsDoor {
   /** Sends on the open link; false if there is none. */
@@ -37,8 +37,8 @@ export interface RequestsDoor {
   readonly random: () => number;
 }
 
-/** How long the socket may owe the outcome of a cancel before HTTP is tried too, ms. */
-const CANCEL_HEDGE_MS = 2_000;
+/** How long the socket may owe the outcome of a signal before HTTP is tried too, ms. */
+const SIGNAL_HEDGE_MS = 2_000;
 /** Refusals with an advice to retry that one request takes before its caller hears of it. */
 const RETRIES_MAX = 8;
 /** Refusals that last for minutes or hours: nothing is down, there is too much of something. */
@@ -50,7 +50,7 @@ interface Request {
   readonly resolve: (answer: Answer) => void;
   readonly reject: (why: unknown) => void;
   readonly abort: AbortController;
-  /** A publish or cancel survives the link; an attach belongs to it. */
+  /** A publish or signal survives the link; an attach belongs to it. */
   readonly durable: boolean;
   readonly bytes: number;
   retries: number;
@@ -61,7 +61,7 @@ interface Request {
 
 export class Requests {
   #next = 0;
-  /** Publishes and cancels without an answer, wherever they stand. */
+  /** Publishes and signals without an answer, wherever they stand. */
   #count = 0;
   #bytes = 0;
   #up = false;
@@ -79,8 +79,8 @@ export class Requests {
     return String(this.#next);
   }
 
-  /** Sends a publish or cancel as soon as there is a link and room; resolves with its answer. */
-  ask<A extends Published | CancelOutcome>(frame: DurableFrame, signal?: AbortSignal): Promise<A> {
+  /** Sends a publish or signal as soon as there is a link and room; resolves with its answer. */
+  ask<A extends Published | SignalOutcome>(frame: DurableFrame, signal?: AbortSignal): Promise<A> {
     return new Promise<A>((resolve, reject) => {
       if (signal?.aborted === true) return reject(signal.reason);
       // The edge would close the socket over it, and it would come again on the next one.
@@ -139,7 +139,7 @@ export class Requests {
   }
 
   /**
-   * Another link took over: publishes and cancels without an answer go out there too, in the order
+   * Another link took over: publishes and signals without an answer go out there too, in the order
    * in which they were asked. Their keys see to it that each is committed once.
    */
   moved(): void {
@@ -148,7 +148,7 @@ export class Requests {
     for (const request of again) this.#enqueue(request);
   }
 
-  /** The link is lost: attaches are void; publishes and cancels wait for the next one. */
+  /** The link is lost: attaches are void; publishes and signals wait for the next one. */
   down(): void {
     this.#up = false;
     const cut = [...this.#inFlight.values(), ...this.#waiting];
@@ -195,8 +195,8 @@ export class Requests {
     this.#waiting.splice(behind < 0 ? this.#waiting.length : behind, 0, request);
     this.#pump();
     if (request.frame.t !== 'signal') return;
-    if (!this.#up) return void this.#cancelOverHttp(request);
-    request.hedgeTimer ??= setTimeout(() => void this.#cancelOverHttp(request), CANCEL_HEDGE_MS);
+    if (!this.#up) return void this.#signalOverHttp(request);
+    request.hedgeTimer ??= setTimeout(() => void this.#signalOverHttp(request), SIGNAL_HEDGE_MS);
   }
 
   #pump(): void {
@@ -261,10 +261,10 @@ export class Requests {
   }
 
   /**
-   * Asks for the cancel over HTTP until somebody has answered it, here or on the socket. Both
-   * roads carry the same key, so the cancel is committed once.
+   * Asks for the signal over HTTP until somebody has answered it, here or on the socket. Both
+   * roads carry the same key, so the signal is committed once.
    */
-  async #cancelOverHttp(request: Request): Promise<void> {
+  async #signalOverHttp(request: Request): Promise<void> {
     const { frame, abort } = request;
     if (request.overHttp || frame.t !== 'signal' || abort.signal.aborted) return;
     request.overHttp = true;
@@ -275,7 +275,7 @@ export class Requests {
         const token = await this.door.token(fresh);
         const { session, key } = frame;
         const call = { url, token, session, key, signal: abort.signal };
-        const outcome = await httpCancel(this.door.fetch, call, frame);
+        const outcome = await httpSignal(this.door.fetch, call, frame);
         return this.#settle(request, () => request.resolve(outcome));
       } catch (thrown) {
         const why = EverwireError.lost(thrown);

@@ -1,5 +1,6 @@
 /**
- * One session, as the caller sees it: events to iterate, inputs to publish, runs to stop.
+ * One session, as the caller sees it: events to iterate, inputs to publish, runs to stop or to
+ * pause, approvals to give.
  *
  * Exactly once, precisely:
  * - Within the life of this object each event is handed over once, in order, whatever the
@@ -22,10 +23,14 @@ import type {
   Json,
   Only,
   Published,
+  RunsTarget,
   RunState,
   SessionEvent,
+  SignalFields,
+  SignalOutcome,
 } from './protocol.js';
 import type { Attached, Gone, Reader, ReaderCounts, ReaderHooks, SessionState } from './reader.js';
+import { answerFields, cancelFields, pauseFields } from './signals.js';
 
 /** What a session tells besides its events. */
 export interface SessionEvents extends Record<string, unknown> {
@@ -96,6 +101,22 @@ export interface CancelRunOptions extends Omit<CancelOptions, 'expect'> {
   readonly expect?: RunState;
 }
 
+/**
+ * A request for an approval that somebody has seen: one of a transcript's `approvals`, or the body
+ * of an `approval.requested`.
+ */
+export interface SeenApproval {
+  readonly approval: string;
+  /** Of the action that was shown: the answer holds for that one and no other. */
+  readonly action_hash: string;
+}
+
+/** How to answer a request for an approval. */
+export interface AnswerOptions extends RequestOptions {
+  /** What else is to be said, for people; at most 256 bytes. */
+  readonly note?: string;
+}
+
 /** What a session needs of its client. */
 export interface SessionDoor {
   publish(
@@ -103,11 +124,7 @@ export interface SessionDoor {
     draft: InputDraft | EventDraft,
     options: RequestOptions,
   ): Promise<Published>;
-  cancel(
-    session: string,
-    target: string | CancelTarget,
-    options: CancelRunOptions,
-  ): Promise<CancelOutcome>;
+  signal(session: string, fields: SignalFields, options: RequestOptions): Promise<SignalOutcome>;
   closed(session: Session): void;
 }
 
@@ -221,8 +238,41 @@ export class Session implements AsyncIterable<SessionEvent> {
   cancel(target: string | RunTarget, options?: CancelRunOptions): Promise<CancelOutcome>;
   /** The same for any target: also an input, or the whole session. */
   cancel(target: string | CancelTarget, options?: CancelOptions): Promise<CancelOutcome>;
-  cancel(target: string | CancelTarget, options: CancelRunOptions = {}): Promise<CancelOutcome> {
-    return this.#door.cancel(this.name, target, options);
+  async cancel(
+    target: string | CancelTarget,
+    options: CancelRunOptions = {},
+  ): Promise<CancelOutcome> {
+    return this.#door.signal(this.name, cancelFields(target, options), options);
+  }
+
+  /**
+   * Lets a run wait (a text is the run's id), a run with all that work for it, or every live run,
+   * until it is resumed. A run that is named and waits already is refused with WRONG_STATE.
+   */
+  async pause(target: string | RunsTarget, options: RequestOptions = {}): Promise<SignalOutcome> {
+    return this.#door.signal(this.name, pauseFields('pause', target), options);
+  }
+
+  /**
+   * Lets what was paused go on, whoever paused it; a run that is named also when it waits for an
+   * input or a sign-in. One that is named and does not wait, or waits for an approval, is refused
+   * with WRONG_STATE.
+   */
+  async resume(target: string | RunsTarget, options: RequestOptions = {}): Promise<SignalOutcome> {
+    return this.#door.signal(this.name, pauseFields('resume', target), options);
+  }
+
+  /**
+   * Says yes to the action that was seen. The first answer counts: a later one is refused with
+   * ALREADY_RESOLVED, or with EXPIRED. Without an open socket it goes over HTTP, as a Stop does.
+   */
+  async approve(approval: SeenApproval, options: AnswerOptions = {}): Promise<SignalOutcome> {
+    return this.#door.signal(this.name, answerFields('approve', approval, options), options);
+  }
+
+  /** Says no to it. */
+  async deny(approval: SeenApproval, options: AnswerOptions = {}): Promise<SignalOutcome> {
+    return this.#door.signal(this.name, answerFields('deny', approval, options), options);
   }
 
   /** Detaches for good: loops end. The session itself, and its runs, go on without us. */

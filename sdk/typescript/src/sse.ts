@@ -1,12 +1,12 @@
 /**
- * A link without a socket: each attached session is one SSE response, read with `fetch`; publish
- * and cancel are HTTP requests. To the rest of the client it looks like a socket that speaks the
+ * A link without a socket: each attached session is one SSE response, read with `fetch`; publishes
+ * and signals are HTTP requests. To the rest of the client it looks like a socket that speaks the
  * frames of the edge protocol. It is what Node 20 uses, which has no WebSocket of its own.
  */
 import { EverwireError } from './errors.js';
 import { formatCursor, parseCursor } from './cursor.js';
 import { httpBase, type Link, type LinkHooks, type OpenLink } from './link.js';
-import { httpCancel, httpPublish, readJson, type Fetch, type HttpCall } from './http.js';
+import { httpPublish, httpSignal, readJson, type Fetch, type HttpCall } from './http.js';
 import { SseParser, type SseRecord } from './sse-parser.js';
 import type { AttachedFrame, ClientFrame, Cursor, ServerFrame, SessionEvent } from './protocol.js';
 
@@ -117,7 +117,7 @@ class SseLink implements Link {
           t: 'outcome',
           id,
           session,
-          ...(await httpCancel(this.fetch, call, frame)),
+          ...(await httpSignal(this.fetch, call, frame)),
         });
       }
     } catch (thrown) {

@@ -1,8 +1,9 @@
 /**
- * Events → what a person sees: messages with their parts, and runs with their state.
+ * Events → what a person sees: messages with their parts, runs with their state, and approvals.
  * Pure: `apply` reads the event and nothing else. Positions in a text are bytes of UTF-8.
  */
 import type {
+  ApprovalOutcome,
   Author,
   DataFields,
   Json,
@@ -11,6 +12,8 @@ import type {
   RunState,
   SessionEvent,
   StopTarget,
+  SuspendReason,
+  Verdict,
 } from './protocol.js';
 import { utf8Length, utf8SkipStart } from './utf8.js';
 
@@ -67,6 +70,8 @@ export interface TranscriptRun {
   meta_base64?: string;
   /** Where it began, or where this reader saw it first. */
   started: number;
+  /** While it is suspended: what it waits for. */
+  suspended?: TranscriptSuspension;
   /** While it is orphaned: since which offset. */
   orphaned?: number;
   /** Offset of the terminal event. */
@@ -102,12 +107,51 @@ export interface TranscriptStop {
   readonly graceful_ms?: number;
 }
 
+/** A run waits, since `offset`. */
+export interface TranscriptSuspension {
+  readonly reason: SuspendReason;
+  readonly note?: string;
+  readonly offset: number;
+  /** Who paused it; for the other reasons its writer. */
+  readonly by: Author;
+}
+
+/** A request for an approval, and what became of it. Give it to `session.approve` or `deny`. */
+export interface TranscriptApproval {
+  readonly approval: string;
+  /** The run that asks. */
+  readonly run: string;
+  /** What is to be done, for people. */
+  readonly action: string;
+  readonly action_hash: string;
+  /** Who may answer; absent: anybody who has the right. */
+  readonly approvers?: readonly string[];
+  /** RFC 3339. */
+  readonly deadline: string;
+  /** What it stands for when nobody answers in time. */
+  readonly on_expiry: Verdict;
+  /** What is to be done, for programs. */
+  readonly data?: Json;
+  readonly data_base64?: string;
+  /** Where it was asked. */
+  readonly requested: number;
+  /** Absent as long as nobody has answered, and it has not run out. */
+  outcome?: ApprovalOutcome;
+  /** Who answered; the server if it expired. */
+  by?: Author;
+  /** Where that stands. */
+  resolved?: number;
+  /** What whoever answered had to say. */
+  note?: string;
+}
+
 interface Saved {
   offset: number;
   messages: TranscriptMessage[];
   runs: TranscriptRun[];
   /** Absent in what older clients have saved. */
   stops?: TranscriptStop[];
+  approvals?: TranscriptApproval[];
 }
 
 /** The texts of a message's text parts, one after the other. */
@@ -127,6 +171,7 @@ export class Transcript {
   #open = new Set<TranscriptMessage>();
   #runs = new Map<string, TranscriptRun>();
   #stops = new Map<number, TranscriptStop>();
+  #approvals = new Map<string, TranscriptApproval>();
 
   /** The last event applied. */
   get offset(): number {
@@ -153,9 +198,20 @@ export class Transcript {
     return [...this.#stops.values()];
   }
 
-  /** The youngest run that has not ended: it writes, or is orphaned and may go on. */
+  /** Everything that people were asked to approve, in the order of the log. */
+  get approvals(): TranscriptApproval[] {
+    return [...this.#approvals.values()];
+  }
+
+  /** Those that may still be answered: the end of a run withdraws what it asked. */
+  get openApprovals(): TranscriptApproval[] {
+    const isOver = (run: string): boolean => !isLive(this.#runs.get(run)?.state ?? 'running');
+    return this.approvals.filter(({ outcome, run }) => outcome === undefined && !isOver(run));
+  }
+
+  /** The youngest run that has not ended: it writes, or waits or is orphaned and may go on. */
   get liveRun(): TranscriptRun | undefined {
-    return this.runs.findLast(({ state }) => state === 'running' || state === 'orphaned');
+    return this.runs.findLast(({ state }) => isLive(state));
   }
 
   /**
@@ -214,6 +270,12 @@ export class Transcript {
           run.observed_offset = event.offset;
         return [];
       }
+      case 'approval.requested':
+        this.#request(event);
+        return [];
+      case 'approval.resolved':
+        this.#resolve(event);
+        return [];
       default:
         return [];
     }
@@ -226,19 +288,20 @@ export class Transcript {
 
   /** All of it as a JSON value, not a copy: make text of it before the next `apply`. */
   save(): unknown {
-    const { offset, runs, stops } = this;
-    return { offset, messages: this.#messages, runs, stops } satisfies Saved;
+    const { offset, runs, stops, approvals } = this;
+    return { offset, messages: this.#messages, runs, stops, approvals } satisfies Saved;
   }
 
   /** Takes back what `save` gave. */
   load(saved: unknown): void {
-    const { offset, messages, runs, stops = [] } = structuredClone(saved) as Saved;
+    const { offset, messages, runs, stops = [], approvals = [] } = structuredClone(saved) as Saved;
     this.#offset = offset;
     this.#messages = messages;
     this.#byId = new Map(messages.map((message) => [message.message, message]));
     this.#open = new Set(messages.filter(({ status }) => status === 'open'));
     this.#runs = new Map(runs.map((run) => [run.run, run]));
     this.#stops = new Map(stops.map((stop) => [stop.offset, stop]));
+    this.#approvals = new Map(approvals.map((approval) => [approval.approval, approval]));
   }
 
   #run(event: SessionEvent): TranscriptMessage[] {
@@ -262,12 +325,22 @@ export class Transcript {
       case 'run.claimed':
         run.author = event.author;
         run.run_epoch = event.run_epoch ?? run.run_epoch;
-        run.state = 'running';
-        delete run.orphaned;
+        // Whoever claims a suspended run waits with it.
+        if (run.suspended === undefined) become(run, 'running');
         return [];
       case 'run.orphaned':
-        run.state = 'orphaned';
+        become(run, 'orphaned');
         run.orphaned = event.offset;
+        return [];
+      case 'run.suspended': {
+        const { reason, note } = event.body;
+        const { offset, author: by } = event;
+        become(run, 'suspended');
+        run.suspended = { reason, ...(note !== undefined && { note }), offset, by };
+        return [];
+      }
+      case 'run.resumed':
+        become(run, 'running');
         return [];
       case 'run.completed':
         return this.#end(run, 'completed', event.offset);
@@ -318,9 +391,8 @@ export class Transcript {
     state: 'completed' | 'failed' | 'cancelled',
     offset: number,
   ): TranscriptMessage[] {
-    run.state = state;
+    become(run, state);
     run.ended = offset;
-    delete run.orphaned;
     delete run.step;
     const status = state === 'cancelled' ? 'cancelled' : 'incomplete';
     return this.#sealAll(status, (message) => message.run === run.run);
@@ -375,6 +447,24 @@ export class Transcript {
     const { graceful_ms, raw: _raw, ...target } = body;
     const grace = graceful_ms !== undefined && { graceful_ms };
     this.#stops.set(offset, { offset, author, target, ...grace });
+  }
+
+  #request(event: Extract<SessionEvent, { kind: 'approval.requested' }>): void {
+    const { offset: requested, run, body } = event;
+    if (run === undefined) return;
+    const { approval, within_ms: _within_ms, raw: _raw, ...asked } = body;
+    this.#approvals.set(approval, { approval, run, ...asked, requested });
+  }
+
+  /** One that was asked before this reader joined is not told of. */
+  #resolve(event: Extract<SessionEvent, { kind: 'approval.resolved' }>): void {
+    const { outcome, note } = event.body;
+    const approval = this.#approvals.get(event.body.approval);
+    if (approval === undefined) return;
+    approval.outcome = outcome;
+    approval.by = event.author;
+    approval.resolved = event.offset;
+    if (note !== undefined) approval.note = note;
   }
 
   #input(
@@ -438,6 +528,17 @@ export class Transcript {
     message.parts.push(part);
     return part;
   }
+}
+
+function isLive(state: RunState): boolean {
+  return state === 'running' || state === 'suspended' || state === 'orphaned';
+}
+
+/** Another state; what was said of the one before is over with it. */
+function become(run: TranscriptRun, state: RunState): void {
+  run.state = state;
+  delete run.suspended;
+  delete run.orphaned;
 }
 
 function append(part: TranscriptPart, position: number, text: string): void {

@@ -12,6 +12,8 @@ const ADVICE = {
   DENIED: ['stop', 4004, 403],
   UNKNOWN_SESSION: ['stop', 4005, 404],
   WRONG_STATE: ['stop', 4014, 409],
+  ALREADY_RESOLVED: ['stop', 4015, 409],
+  EXPIRED: ['stop', 4016, 409],
   KEY_REUSED: ['stop', 4017, 422],
   GONE: ['reattach', 4018, 410],
   TOO_LARGE: ['stop', 4019, 413],
@@ -22,6 +24,7 @@ const ADVICE = {
   DRAINING: ['retry_elsewhere', 4030, 503],
   SLOW_READER: ['reattach', 4031, 503],
   INTERNAL: ['retry', 4033, 500],
+  UNKNOWN_APPROVAL: ['stop', 4034, 404],
 };
 
 export function refusal(code, details = {}) {
@@ -168,8 +171,8 @@ export class FakeEdge {
         return send({ t: 'ack', id: frame.id, session: frame.session, ...answer });
       }
       case 'signal': {
-        const { t: _t, id: _id, session, signal: _signal, key, ...cancel } = frame;
-        const answer = this.log(session).cancel(cancel, author, key);
+        const { t: _t, id: _id, session, key, ...signal } = frame;
+        const answer = this.log(session).signal(signal, author, key);
         if (answer.refused) return error(answer.refused, answer.details);
         return send({ t: 'outcome', id: frame.id, session: frame.session, ...answer });
       }
@@ -229,10 +232,9 @@ export class FakeEdge {
     const body = JSON.parse((await text(request)) || '{}');
     seen.body = body;
     const key = request.headers['idempotency-key'];
-    const plain = /^runs\/([^/]+)\/cancel$/.exec(rest);
-    const cancel = plain ? { run: plain[1] } : rest === 'cancel' ? body : undefined;
-    const answer = cancel
-      ? this.log(session).cancel(cancel, author, key)
+    const signal = signalOf(rest, body);
+    const answer = signal
+      ? this.log(session).signal(signal, author, key)
       : this.log(session).post(author, body, key);
     if (answer.refused) return refuse(answer.refused, answer.details);
     response.writeHead(200, { 'content-type': 'application/json' }).end(JSON.stringify(answer));
@@ -260,6 +262,16 @@ export class FakeEdge {
     });
     response.on('close', stop);
   }
+}
+
+/** What a request signals: the fields of the frame that would say the same. */
+function signalOf(path, body) {
+  const plain = /^runs\/([^/]+)\/cancel$/.exec(path);
+  if (plain) return { signal: 'cancel', run: plain[1] };
+  if (path === 'cancel') return { signal: 'cancel', ...body };
+  if (path !== 'signal') return undefined;
+  const { key: _key, ...signal } = body;
+  return signal;
 }
 
 async function text(request) {

@@ -149,7 +149,9 @@ test('errors carry the advice of their code, or of the frame', () => {
     EverwireError.from({ code: 'NEW_CODE', message: 'm', advice: 'dance' }).advice,
     'retry',
   );
+  assert.equal(new EverwireError('UNKNOWN_APPROVAL', 'm').advice, 'stop');
   assert.equal(EverwireError.fromClose(4018, '').code, 'GONE');
+  assert.equal(EverwireError.fromClose(4034, '').code, 'UNKNOWN_APPROVAL');
   assert.equal(EverwireError.fromClose(1006, '').advice, 'retry');
   assert.equal(EverwireError.fromHttp(502, undefined).advice, 'retry');
   assert.equal(EverwireError.fromHttp(404, undefined).advice, 'stop');

@@ -1,6 +1,14 @@
 // What must not compile. Never run: `types.test.mjs` asks the compiler, and a line that is marked
 // here and compiles all the same is an error too.
-import type { Client, Session, SessionEvent, StopTarget } from '../dist/index.js';
+import type {
+  Client,
+  RunsTarget,
+  Session,
+  SessionEvent,
+  SignalOutcome,
+  StopTarget,
+  Transcript,
+} from '../dist/index.js';
 
 export function right(client: Client, session: Session, where: 'r1' | { all: true }): void {
   void session.cancel('r1');
@@ -13,6 +21,32 @@ export function right(client: Client, session: Session, where: 'r1' | { all: tru
   void session.cancel(where, { asOf: 7 });
   void client.cancel('s', { all: true });
   void client.cancel('s', 'r1', { expect: 'running' });
+}
+
+export function rightToo(session: Session, transcript: Transcript, where: RunsTarget): void {
+  const outcome: Promise<SignalOutcome> = session.pause('r1');
+  void outcome;
+  void session.cancel('r1', { expect: 'suspended' });
+  void session.pause({ subtree: 'r1' }, { key: 'k' });
+  void session.resume({ all: true });
+  void session.resume(where);
+  for (const approval of transcript.openApprovals) void session.approve(approval);
+  void session.deny({ approval: 'a1', action_hash: 'h1' }, { note: 'no', key: 'k' });
+}
+
+export function wrongToo(session: Session): void {
+  // @ts-expect-error a target names something
+  void session.pause({});
+  // @ts-expect-error a target names one thing
+  void session.pause({ run: 'r1', all: true });
+  // @ts-expect-error an input can be neither paused nor resumed
+  void session.resume({ input: 'i1' });
+  // @ts-expect-error a pause has no guards
+  void session.pause('r1', { asOf: 7 });
+  // @ts-expect-error whoever answers says what was seen
+  void session.approve('a1');
+  // @ts-expect-error whoever answers says what was seen
+  void session.deny({ approval: 'a1' });
 }
 
 export function wrong(client: Client, session: Session): void {
@@ -43,6 +77,15 @@ export function told(event: SessionEvent, target: StopTarget): unknown {
       return [event.body.parent, event.body.input_by, event.body.meta];
     case 'run.epilogue':
       return event.body.data;
+    case 'run.suspended':
+      return event.body.reason === 'paused' ? event.author : event.body.note;
+    case 'signal.pause':
+    case 'signal.resume':
+      return event.body.run ?? event.body.subtree ?? event.body.all;
+    case 'approval.requested':
+      return [event.body.approvers?.length, event.body.deadline, event.body.data];
+    case 'approval.resolved':
+      return event.body.outcome === 'expired' ? event.body.on_expiry : event.body.note;
     case 'signal.observed':
       return event.body.signal_offset + 1;
     case 'signal.cancel':

@@ -136,7 +136,7 @@ fn nothing_is_left_for_later() {
 fn only_explicit_requests_make_signals() {
     let made_in: Vec<_> = files("crates/edge/src", "rs")
         .into_iter()
-        .filter(|file| code(file).any(|(_, line)| line.contains("Ask::Cancel")))
+        .filter(|file| code(file).any(|(_, line)| line.contains("Ask::Signal")))
         .map(|file| file.path)
         .collect();
     assert_eq!(made_in, SIGNAL_MAKERS);

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use everwire_client::Client;
-use everwire_core::command::CancelOutcome;
+use everwire_core::command::SignalOutcome;
 use everwire_core::row::RunState;
 use everwire_core::{Body, Code, Event, Offset, RunEpoch, RunId, Seq, SessionName};
 use everwire_promises::process::said;
@@ -151,7 +151,7 @@ impl Stopped {
         publisher.flush().await.expect("acked");
         let cancelled = ann.cancel(session, &run, None).await.expect("decided");
         match cancelled.outcome {
-            CancelOutcome::Applied { offset } => Self {
+            SignalOutcome::Applied { offset } => Self {
                 run,
                 last_seq,
                 offset,

@@ -5,7 +5,7 @@ use std::process::Output;
 use std::time::Duration;
 
 use everwire_client::Client;
-use everwire_core::command::CancelOutcome;
+use everwire_core::command::SignalOutcome;
 use everwire_core::event::MessageStatus;
 use everwire_core::row::RunState;
 use everwire_core::{Body, Code, Event, Key, Kind as EventKind, Offset, RunEpoch, RunId, Seq};
@@ -135,7 +135,7 @@ async fn live_control_stop_from_the_second_tab() {
     let pressed = tokio::time::Instant::now();
     let (run, key) = (RunId::parse("r1").unwrap(), Key::parse("stop-1").unwrap());
     let outcome = second.as_tab().cancel(&run, key.clone()).await;
-    let Ok(CancelOutcome::Applied { offset: cancel }) = outcome else {
+    let Ok(SignalOutcome::Applied { offset: cancel }) = outcome else {
         panic!("{outcome:?}");
     };
     assert_eq!(second.as_tab().cancel(&run, key).await, outcome, "a repeat");
@@ -156,7 +156,7 @@ async fn live_control_stop_from_the_second_tab() {
 
     // Somebody else presses too: the answer is the state, not a second stop.
     let late = Key::parse("stop-2").unwrap();
-    let terminal = CancelOutcome::AlreadyTerminal {
+    let terminal = SignalOutcome::AlreadyTerminal {
         state: RunState::Cancelled,
         offset: cancel,
     };
@@ -198,7 +198,7 @@ async fn next_run(
     }
     let key = Key::parse("stop-3").expect("a good name");
     let outcome = first.as_tab().cancel(&run, key).await;
-    let Ok(CancelOutcome::Applied { offset: cancel }) = outcome else {
+    let Ok(SignalOutcome::Applied { offset: cancel }) = outcome else {
         panic!("{outcome:?}");
     };
     let output = publish.ends_by_itself().await;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
-use everwire_core::command::CancelOutcome;
+use everwire_core::command::SignalOutcome;
 use everwire_core::{Body, Key, Kind as EventKind, Offset, RunId};
 use everwire_promises::log::{assert_is, text_of};
 use everwire_promises::process::{Process, recording, said};
@@ -150,7 +150,7 @@ async fn a_stop_ends_the_request_upstream() {
     assert!(!piped.upstream.seen().left);
     let key = Key::parse("stop").unwrap();
     let outcome = tab.as_tab().cancel(&run(), key).await;
-    let Ok(CancelOutcome::Applied { offset: cancel }) = outcome else {
+    let Ok(SignalOutcome::Applied { offset: cancel }) = outcome else {
         panic!("{outcome:?}");
     };
     piped.upstream.left(SOON).await;

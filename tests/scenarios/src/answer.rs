@@ -3,12 +3,13 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use everwire_core::command::CancelOutcome;
+use everwire_core::command::SignalOutcome;
 use everwire_core::event::{Body, Data};
 use everwire_core::limits::LEASE_DEFAULT;
 use everwire_core::row::RunState;
 use everwire_core::{
-    Details, Event, InputRef, Lease, Offset, Outcome, Refusal, RunEpoch, Seq, SessionEpoch, Target,
+    Details, Event, InputRef, Lease, Offset, Outcome, Refusal, Request, RunEpoch, Seq,
+    SessionEpoch, Target,
 };
 
 /// A stretch of a run's output and where it stands.
@@ -80,10 +81,10 @@ pub enum Answer {
         /// Whether it was taken before.
         duplicate: bool,
     },
-    /// A cancel was decided.
-    Cancelled {
+    /// A signal was decided.
+    Signalled {
         /// How.
-        outcome: CancelOutcome,
+        outcome: SignalOutcome,
         /// Whether it was decided before.
         duplicate: bool,
     },
@@ -165,9 +166,9 @@ impl Answer {
             Outcome::Posted {
                 offset, duplicate, ..
             } => Self::Posted { offset, duplicate },
-            Outcome::Cancelled {
+            Outcome::Signalled {
                 outcome, duplicate, ..
-            } => Self::Cancelled { outcome, duplicate },
+            } => Self::Signalled { outcome, duplicate },
             Outcome::Refused(refusal) => Self::Refused(refusal),
         }
     }
@@ -225,8 +226,8 @@ impl Answer {
             Self::Posted { offset, duplicate } => {
                 format!("posted at={offset}{}", again(*duplicate))
             },
-            Self::Cancelled { outcome, duplicate } => {
-                format!("{}{}", cancelled(outcome), again(*duplicate))
+            Self::Signalled { outcome, duplicate } => {
+                format!("{}{}", signalled(outcome), again(*duplicate))
             },
             Self::Resumed {
                 session_epoch,
@@ -301,14 +302,14 @@ fn placed(placed: &Placed) -> String {
     format!("seq={first_seq}..{last_seq} at={first_offset}..{last_offset}")
 }
 
-fn cancelled(outcome: &CancelOutcome) -> String {
+fn signalled(outcome: &SignalOutcome) -> String {
     let word = outcome.as_str();
     match outcome {
-        CancelOutcome::Applied { offset } => format!("{word} at={offset}"),
-        CancelOutcome::AlreadyTerminal { state, offset } => {
+        SignalOutcome::Applied { offset } => format!("{word} at={offset}"),
+        SignalOutcome::AlreadyTerminal { state, offset } => {
             format!("{word} {} at={offset}", RunState::as_str(*state))
         },
-        CancelOutcome::Denied | CancelOutcome::UnknownRun => word.to_owned(),
+        SignalOutcome::Denied | SignalOutcome::UnknownRun => word.to_owned(),
     }
 }
 
@@ -363,7 +364,15 @@ pub fn event(event: &Event) -> String {
 
 fn body(body: &Body) -> String {
     match body {
-        Body::RunClaimed | Body::RunOrphaned | Body::RunCompleted => String::new(),
+        Body::RunClaimed | Body::RunOrphaned | Body::RunResumed | Body::RunCompleted => {
+            String::new()
+        },
+        Body::RunSuspended { reason, note } => {
+            joined([Some(reason.as_str().to_owned()), quoted(note.as_ref())])
+        },
+        Body::SignalPause { target } | Body::SignalResume { target } => aimed(target),
+        Body::ApprovalRequested(request) => requested(request),
+        Body::ApprovalResolved { .. } => resolved(body),
         Body::RunStarted {
             input: of,
             parent,
@@ -380,26 +389,20 @@ fn body(body: &Body) -> String {
             step,
             attempt,
             name,
-        } => {
-            let name = name.as_ref().map(|name| format!("{name:?}"));
-            joined([
-                Some(step.to_string()),
-                Some(format!("attempt={attempt}")),
-                name,
-            ])
-        },
+        } => joined([
+            Some(step.to_string()),
+            Some(format!("attempt={attempt}")),
+            quoted(name.as_ref()),
+        ]),
         Body::StepEnd {
             step,
             status,
             reason,
-        } => {
-            let reason = reason.as_ref().map(|reason| format!("{reason:?}"));
-            joined([
-                Some(step.to_string()),
-                Some(status.as_str().to_owned()),
-                reason,
-            ])
-        },
+        } => joined([
+            Some(step.to_string()),
+            Some(status.as_str().to_owned()),
+            quoted(reason.as_ref()),
+        ]),
         Body::MessageStart { message, role } => format!("{message} {}", role.as_str()),
         Body::MessageEnd { message, status } => format!("{message} {}", status.as_str()),
         Body::PartStart {
@@ -423,6 +426,42 @@ fn body(body: &Body) -> String {
         Body::SignalObserved { signal_offset } => format!("signal_offset={signal_offset}"),
         Body::App { name, .. } => name.clone(),
     }
+}
+
+fn resolved(body: &Body) -> String {
+    let Body::ApprovalResolved {
+        approval,
+        outcome,
+        note,
+        on_expiry,
+    } = body
+    else {
+        return String::new();
+    };
+    joined([
+        Some(approval.to_string()),
+        Some(outcome.as_str().to_owned()),
+        quoted(note.as_ref()),
+        on_expiry.map(|verdict| format!("on_expiry={}", verdict.as_str())),
+    ])
+}
+
+fn quoted(text: Option<&String>) -> Option<String> {
+    text.map(|text| format!("{text:?}"))
+}
+
+/// When it expires is a time of the server's, and left out.
+fn requested(request: &Request) -> String {
+    let approvers = request.approvers.iter().map(ToString::to_string);
+    let approvers = approvers.collect::<Vec<_>>().join(",");
+    joined([
+        Some(request.approval.to_string()),
+        Some(request.action_hash.to_string()),
+        Some(format!("{:?}", request.action)),
+        Some(format!("within_ms={}", request.within_ms)),
+        Some(format!("on_expiry={}", request.on_expiry.as_str())),
+        (!approvers.is_empty()).then(|| format!("approvers={approvers}")),
+    ])
 }
 
 /// A target as a command says it.

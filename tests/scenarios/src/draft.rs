@@ -1,9 +1,12 @@
 //! A draft as a command line says it.
 
-use everwire_core::event::{Body, Data, Draft, MessageStatus, PartKind, Role, StepStatus};
-use everwire_core::{Offset, Target};
+use everwire_core::event::{
+    ApprovalOutcome, Body, Data, Draft, MessageStatus, PartKind, Role, StepStatus, SuspendReason,
+    Verdict,
+};
+use everwire_core::{Offset, Request, Target, Timestamp};
 
-use crate::step::{name, offset_of};
+use crate::step::{duration, name, offset_of, said};
 use crate::words::Line;
 
 /// One draft: its kind, then what the kind needs.
@@ -53,6 +56,8 @@ pub(crate) fn draft(line: &mut Line) -> Result<Draft, String> {
         "run.epilogue" => Body::RunEpilogue {
             data: line.take_if_any().map(Data::Json),
         },
+        "run.suspended" | "run.resumed" | "approval.requested" | "approval.resolved"
+        | "signal.pause" | "signal.resume" => waiting(&kind, line)?,
         "run.started" => Body::RunStarted {
             input: None,
             parent: None,
@@ -73,6 +78,53 @@ pub(crate) fn draft(line: &mut Line) -> Result<Draft, String> {
         other => return Err(format!("{other} is no kind")),
     };
     Ok(Draft::new(body))
+}
+
+/// The kinds of runs that wait and of approvals.
+fn waiting(kind: &str, line: &mut Line) -> Result<Body, String> {
+    Ok(match kind {
+        "run.suspended" => Body::RunSuspended {
+            reason: word(line, SuspendReason::parse, SuspendReason::Input)?,
+            note: line.take_if_any(),
+        },
+        "run.resumed" => Body::RunResumed,
+        "approval.requested" => request(line)?,
+        "approval.resolved" => Body::ApprovalResolved {
+            approval: name(line, "an approval")?,
+            outcome: word(line, ApprovalOutcome::parse, ApprovalOutcome::Withdrawn)?,
+            note: line.take_if_any(),
+            on_expiry: None,
+        },
+        "signal.pause" => Body::SignalPause {
+            target: Target::Run(name(line, "a run")?),
+        },
+        _ => Body::SignalResume {
+            target: Target::Run(name(line, "a run")?),
+        },
+    })
+}
+
+/// `approval.requested ID HASH ACTION [WITHIN] [deny|approve] [APPROVER …]`.
+fn request(line: &mut Line) -> Result<Body, String> {
+    let (approval, action_hash) = (name(line, "an approval")?, name(line, "a hash")?);
+    let action = line.take("an action")?;
+    let within = line.take_if_any().map(|text| duration(&text)).transpose()?;
+    let within_ms = within.map_or(Ok(0), |within| u32::try_from(within.as_millis()));
+    let on_expiry = word(line, Verdict::parse, Verdict::Deny)?;
+    let mut approvers = Vec::new();
+    while let Some(approver) = line.take_if_any() {
+        approvers.push(approver.parse().map_err(said)?);
+    }
+    Ok(Body::ApprovalRequested(Request {
+        approval,
+        action,
+        action_hash,
+        approvers,
+        within_ms: within_ms.map_err(said)?,
+        deadline: Timestamp(0),
+        on_expiry,
+        data: None,
+    }))
 }
 
 fn step(kind: &str, line: &mut Line) -> Result<Body, String> {

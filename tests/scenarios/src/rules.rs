@@ -5,11 +5,11 @@ use std::future::Future;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use everwire_core::command::{Batch, Command, Control, Expire, StartRun};
-use everwire_core::event::Data;
+use everwire_core::event::{Body, Data};
 use everwire_core::row::{HeadRow, Row, RowKey, RowRange, SessionKey};
 use everwire_core::{
-    Code, Cursor, Event, Lease, Namespace, Offset, Op, Outcome, Refusal, RunEpoch, RunId, Seq,
-    SessionEpoch, Slot, Timestamp,
+    Cancel, Code, Cursor, Event, Key, Lease, Namespace, Offset, Op, Outcome, Refusal, RunEpoch,
+    RunId, Seq, SessionEpoch, Signal, Slot, Timestamp,
 };
 use everwire_rules::resolve::{self, Readable};
 use everwire_rules::{Changes, RULES_VERSION, ShardState, Txn, View, ViewError};
@@ -134,7 +134,8 @@ impl Rules {
             | Action::Heartbeat { .. }
             | Action::Publish { .. }
             | Action::Post { .. }
-            | Action::Cancel { .. } => self.command(step),
+            | Action::Cancel { .. }
+            | Action::Signal { .. } => self.command(step),
         }
     }
 
@@ -244,6 +245,10 @@ impl Rules {
             };
         }
         for (session, event) in changes.events {
+            // Whoever waited no more is heard of, as far as its lease goes.
+            if let (Body::RunResumed, Some(stamp)) = (&event.body, &event.run) {
+                self.leader.heard(session, stamp.run.clone(), self.now);
+            }
             self.logs.entry(session).or_default().push(event);
         }
         for session in changes.erased {
@@ -397,14 +402,8 @@ fn op(action: &Action) -> Result<(Op, Seq), Refusal> {
             key,
             body_hash: hash(&source),
         },
-        Action::Cancel { cancel, key } => {
-            cancel.check_shape()?;
-            Op::Cancel {
-                body_hash: hash(&format!("{cancel:?}")),
-                cancel,
-                key,
-            }
-        },
+        Action::Cancel { cancel, key } => cancel_op(cancel, key)?,
+        Action::Signal { signal, key } => signal_op(signal, key)?,
         Action::Create
         | Action::Attach { .. }
         | Action::Read { .. }
@@ -416,6 +415,24 @@ fn op(action: &Action) -> Result<(Op, Seq), Refusal> {
         | Action::Resolve { .. } => Op::CreateSession,
     };
     Ok((op, Seq::ZERO))
+}
+
+fn cancel_op(cancel: Cancel, key: Key) -> Result<Op, Refusal> {
+    cancel.check_shape()?;
+    Ok(Op::Cancel {
+        body_hash: hash(&format!("{cancel:?}")),
+        cancel,
+        key,
+    })
+}
+
+fn signal_op(signal: Signal, key: Key) -> Result<Op, Refusal> {
+    signal.check_shape()?;
+    Ok(Op::Signal {
+        body_hash: hash(&format!("{signal:?}")),
+        signal,
+        key,
+    })
 }
 
 /// Stands for the proposer's hash of a body; only equality matters here.

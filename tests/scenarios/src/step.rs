@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use everwire_core::event::Verdict;
 use everwire_core::row::RunState;
 use everwire_core::{
-    Author, Cancel, Cursor, Draft, Guard, InputId, InputRef, Key, Offset, ParticipantKind,
-    RunEpoch, RunId, Seq, SessionEpoch, SessionName, SessionNo, Target,
+    Answer, Author, Cancel, Cursor, Draft, Guard, InputId, InputRef, Key, Offset, ParticipantKind,
+    RunEpoch, RunId, Seq, SessionEpoch, SessionName, SessionNo, Signal, Target,
 };
 
 use crate::draft::draft;
@@ -97,6 +98,13 @@ pub enum Action {
         /// The client key.
         key: Key,
     },
+    /// `pause|resume (RUN | subtree=R | all) key=K`, `approve|deny APPROVAL HASH [NOTE] key=K`.
+    Signal {
+        /// Which; inside its bounds or not.
+        signal: Signal,
+        /// The client key.
+        key: Key,
+    },
     /// `attach TAB [cursor=C]`: binds a reader. `None` is a reader without a cursor.
     Attach {
         /// The reader.
@@ -159,7 +167,8 @@ impl Action {
             | Self::Heartbeat { .. }
             | Self::Publish { .. }
             | Self::Post { .. }
-            | Self::Cancel { .. } => true,
+            | Self::Cancel { .. }
+            | Self::Signal { .. } => true,
             Self::Attach { .. }
             | Self::Read { .. }
             | Self::Drop { .. }
@@ -301,6 +310,10 @@ fn action(command: &str, line: &mut Line, context: &Context) -> Result<Action, S
             cancel: cancel(line)?,
             key: line.read("key")?.ok_or("key= is missing")?,
         },
+        "pause" | "resume" | "approve" | "deny" => Action::Signal {
+            key: line.read("key")?.ok_or("key= is missing")?,
+            signal: signal(command, line)?,
+        },
         "attach" => {
             let tab = line.take("a tab")?;
             let cursor = cursor(line)?.or_else(|| context.tabs.get(&tab).copied());
@@ -367,6 +380,20 @@ fn target(line: &mut Line) -> Result<Target, String> {
     }
 }
 
+fn signal(command: &str, line: &mut Line) -> Result<Signal, String> {
+    let verdict = match command {
+        "pause" => return Ok(Signal::Pause(target(line)?)),
+        "resume" => return Ok(Signal::Resume(target(line)?)),
+        word => Verdict::parse(word).ok_or_else(|| format!("{word} is no answer"))?,
+    };
+    Ok(Signal::Answer(Answer {
+        approval: name(line, "an approval")?,
+        verdict,
+        action_hash: name(line, "a hash")?,
+        note: line.take_if_any(),
+    }))
+}
+
 fn cancel(line: &mut Line) -> Result<Cancel, String> {
     let target = target(line)?;
     let grace = time(line, "graceful")?.map(|time| time.as_millis());
@@ -422,7 +449,7 @@ fn time(line: &mut Line, option: &str) -> Result<Option<Duration>, String> {
     text.map(|text| duration(&text)).transpose()
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let unit = text.trim_start_matches(|c: char| c.is_ascii_digit());
     let number = text.strip_suffix(unit).unwrap_or(text);
     let number: u64 = number.parse().map_err(|error| format!("{text}: {error}"))?;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use everwire_core::command::CancelOutcome;
+use everwire_core::command::SignalOutcome;
 use everwire_core::row::{Row, RowKey, SessionKey};
 use everwire_core::{Body, Event, Namespace, Offset, SessionName, Slot};
 use everwire_node::Store;
@@ -80,7 +80,7 @@ fn stop(log: &[Event], seen: &Seen) -> Option<String> {
     };
     let stands: Vec<Offset> = log.iter().filter_map(|event| signal(&event)).collect();
     match &seen.stop {
-        Some(CancelOutcome::Applied { offset }) if stands == [*offset] => None,
+        Some(SignalOutcome::Applied { offset }) if stands == [*offset] => None,
         other => Some(format!(
             "the stop of {STOPPED} is {other:?}, and stands at {stands:?}"
         )),

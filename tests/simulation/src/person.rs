@@ -7,13 +7,14 @@ use std::future::Future;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use everwire_core::command::CancelOutcome;
+use everwire_core::command::SignalOutcome;
 use everwire_core::grant::Capability;
 use everwire_core::{
     Body, Cancel, Cursor, Draft, InputId, Key, Offset, ParticipantKind, RunId, SessionName,
 };
 use everwire_promises::{Attachment, Reader};
 use everwire_proto::frame::{AttachAnswer, ClientFrame, ServerFrame, Subprotocol};
+use everwire_proto::signal::Pressed;
 use everwire_testkit::Tab;
 
 use crate::agent::STOPPED;
@@ -38,7 +39,7 @@ pub struct Seen {
     /// Inputs that were acked, and where.
     pub inputs: Vec<(InputId, Offset)>,
     /// What pressing Stop came to.
-    pub stop: Option<CancelOutcome>,
+    pub stop: Option<SignalOutcome>,
 }
 
 impl Default for Seen {
@@ -188,9 +189,9 @@ impl Person {
                 }),
                 key: Some(Key::parse(input.as_str()).expect("an input's name is a good key")),
             },
-            Deed::Stop => ClientFrame::Cancel {
+            Deed::Stop => ClientFrame::Signal {
                 session,
-                cancel: Cancel::run(RunId::parse(STOPPED).expect("a good name")),
+                pressed: Pressed::Cancel(Cancel::run(RunId::parse(STOPPED).expect("a good name"))),
                 key: Key::parse("stop").expect("a good key"),
             },
         };

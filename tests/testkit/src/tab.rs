@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use everwire_core::command::CancelOutcome;
+use everwire_core::command::SignalOutcome;
 use everwire_core::{Cursor, Draft, Event, Key, Offset, Refusal, RunId, SessionName};
 use everwire_proto::frame::{
     AttachAnswer, ClientFrame, ServerFrame, Subprotocol, decode_server, encode_client,
 };
+use everwire_proto::signal::Pressed;
 use everwire_proto::token::Bearer;
 use futures_util::{SinkExt, StreamExt};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -204,19 +205,28 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Tab<S> {
     }
 
     /// Presses Stop; the outcome, or the refusal.
-    pub async fn cancel(&mut self, run: &RunId, key: Key) -> Result<CancelOutcome, Refusal> {
+    pub async fn cancel(&mut self, run: &RunId, key: Key) -> Result<SignalOutcome, Refusal> {
         let (session, run) = (self.session.clone(), run.clone());
-        match self
-            .request(ClientFrame::Cancel {
-                session,
-                cancel: everwire_core::Cancel::run(run),
-                key,
-            })
-            .await
-        {
+        let pressed = Pressed::Cancel(everwire_core::Cancel::run(run));
+        self.press(session, pressed, key).await
+    }
+
+    /// Presses anything; the outcome, or the refusal.
+    pub async fn press(
+        &mut self,
+        session: SessionName,
+        pressed: Pressed,
+        key: Key,
+    ) -> Result<SignalOutcome, Refusal> {
+        let frame = ClientFrame::Signal {
+            session,
+            pressed,
+            key,
+        };
+        match self.request(frame).await {
             ServerFrame::Outcome { outcome, .. } => Ok(outcome),
             ServerFrame::Error { refusal, .. } => Err(refusal),
-            other => panic!("cancel was answered with {other:?}"),
+            other => panic!("a signal was answered with {other:?}"),
         }
     }
 

@@ -43,6 +43,21 @@ pub fn claims(participant: &str, kind: ParticipantKind, allow: &[(&str, &[Capabi
     }
 }
 
+/// The token of a person who may also pause, resume, approve and deny.
+pub fn decider(data: &Path, participant: &str) -> String {
+    let rights = [
+        Capability::Subscribe,
+        Capability::SignalPause,
+        Capability::SignalResume,
+        Capability::SignalApprove,
+        Capability::SignalDeny,
+    ];
+    mint(
+        data,
+        &claims(participant, ParticipantKind::User, &[("*", &rights)]),
+    )
+}
+
 /// A person's token: what a chat page needs, on all sessions.
 pub fn user(data: &Path, participant: &str) -> String {
     let rights = [

@@ -6,6 +6,8 @@
 //! A batch keeps its bounds for ever, however often it is sent. So the un-acked ones that were
 //! committed unheard are at most [`BATCHES_REMEMBERED`], and the server knows each one's place.
 
+mod envelope;
+
 use std::collections::VecDeque;
 
 use everwire_core::event::Body;
@@ -18,9 +20,8 @@ use everwire_proto::v1;
 
 use crate::answers::{Ack, AckRange};
 use crate::call::{Failure, Next};
+use envelope::envelope_bytes;
 
-/// Room for the fields of a draft that are not payload, besides its names.
-const ENVELOPE_BYTES: usize = 64;
 /// Encoded drafts of one batch, envelopes included: below what a decoder takes.
 const BATCH_ENCODED_MAX: usize = GRPC_MESSAGE_BYTES_MAX - (16 << 10);
 
@@ -111,6 +112,16 @@ impl Window {
     }
 
     // === For those who send ===
+
+    /// What was taken and is not acked, in order. Of a window that was refused none of it is
+    /// committed: what had been sent was answered first.
+    pub(super) fn left(&self) -> Vec<Draft> {
+        let sent = self.unacked.iter().flat_map(|batch| &batch.wire.drafts);
+        let waiting = self.queue.iter().map(|queued| &queued.draft);
+        let drafts = sent.chain(waiting).cloned();
+        // They are words of `core` that were written here.
+        drafts.filter_map(|draft| draft.try_into().ok()).collect()
+    }
 
     /// Whether drafts are taken now. Whatever is taken at once may overdraw the window.
     pub(super) fn has_room(&self) -> bool {
@@ -408,39 +419,9 @@ fn follows(last: &AckRange, range: &AckRange) -> bool {
         && range.duplicate == last.duplicate
 }
 
-/// What a draft weighs besides its payload when it is encoded; never too little.
-fn envelope_bytes(draft: &Draft) -> usize {
-    let names = match &draft.body {
-        Body::MessageStart { message, .. } | Body::MessageEnd { message, .. } => {
-            message.as_str().len()
-        },
-        Body::PartStart { message, part, .. }
-        | Body::PartDelta { message, part, .. }
-        | Body::PartEnd { message, part, .. } => message.as_str().len() + part.as_str().len(),
-        Body::StepStart { step, .. } | Body::StepEnd { step, .. } => step.as_str().len(),
-        Body::Input { input, .. } => input.as_str().len(),
-        // No writer sends the others; the server refuses them.
-        Body::RunStarted { .. }
-        | Body::RunClaimed
-        | Body::RunOrphaned
-        | Body::RunCompleted
-        | Body::RunFailed { .. }
-        | Body::RunCancelled { .. }
-        | Body::RunEpilogue { .. }
-        | Body::SignalCancel { .. }
-        | Body::SignalObserved { .. }
-        | Body::App { .. } => 0,
-    };
-    let parent = draft
-        .parent
-        .as_ref()
-        .map_or(0, |parent| parent.as_str().len());
-    let raw = draft.raw.as_ref().map_or(0, |raw| raw.format.len());
-    ENVELOPE_BYTES + names + parent + raw + draft.format.len()
-}
-
 #[cfg(test)]
 mod tests {
+    use super::envelope::ENVELOPE_BYTES;
     use super::*;
 
     fn draft(bytes: usize) -> Draft {

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use everwire_client::{BoxFuture, Client, TokenSource};
-use everwire_core::command::CancelOutcome;
+use everwire_core::command::SignalOutcome;
 use everwire_core::{Body, Code, Details, Draft, InputId, Key, Offset, Refusal, Seq};
 use tokio::time::Instant;
 
@@ -41,7 +41,7 @@ fn a_call_whose_answer_was_lost_takes_effect_once() {
         let cancelled = client.cancel(&session(), &run_id(), None).await.unwrap();
         assert_eq!(
             cancelled.outcome,
-            CancelOutcome::Applied {
+            SignalOutcome::Applied {
                 offset: Offset::new(3).unwrap()
             }
         );
@@ -140,8 +140,8 @@ fn a_refusal_for_good_is_not_repeated() {
         assert_eq!(refusal.code, Code::KeyReused);
         assert_eq!(node.state().tokens.len(), 1);
         for (code, outcome) in [
-            (Code::Denied, CancelOutcome::Denied),
-            (Code::UnknownRun, CancelOutcome::UnknownRun),
+            (Code::Denied, SignalOutcome::Denied),
+            (Code::UnknownRun, SignalOutcome::UnknownRun),
         ] {
             node.state().refuse_before = [scripted(code)].into();
             let cancelled = client.cancel(&session(), &run_id(), None).await.unwrap();
@@ -197,7 +197,7 @@ fn a_stop_never_waits_behind_output() {
         assert_eq!(publisher.send(vec![output; 1000]).await.unwrap(), Seq(1001));
         let begin = Instant::now();
         let cancelled = client.cancel(&session(), &run_id(), None).await.unwrap();
-        assert!(matches!(cancelled.outcome, CancelOutcome::Applied { .. }));
+        assert!(matches!(cancelled.outcome, SignalOutcome::Applied { .. }));
         assert!(begin.elapsed() < Duration::from_millis(10));
         net.freeze(0, false);
         assert_eq!(publisher.refused().await.code, Code::RunFenced);

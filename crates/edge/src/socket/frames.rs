@@ -47,13 +47,13 @@ impl Socket {
                 draft,
                 key,
             } => self.ask(id, session, Ask::Post { draft, key }, bytes.len()),
-            ClientFrame::Cancel {
+            ClientFrame::Signal {
                 session,
-                cancel,
+                pressed,
                 key,
             } => {
                 let key = Some(key);
-                self.ask(id, session, Ask::Cancel { cancel, key }, bytes.len());
+                self.ask(id, session, Ask::Signal { pressed, key }, bytes.len());
             },
         }
         Ok(())

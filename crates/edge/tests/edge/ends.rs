@@ -6,6 +6,7 @@ use std::time::Duration;
 use everwire_core::event::Body;
 use everwire_core::{Cancel, Draft, InputId, Key, RunId};
 use everwire_proto::frame::{ClientFrame, ServerFrame, Subprotocol};
+use everwire_proto::signal::Pressed;
 use futures_util::future::join_all;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -97,9 +98,9 @@ async fn what_was_asked_before_the_end_is_carried_out() {
         }),
         key: Some(Key::parse("k").unwrap()),
     };
-    let stop = ClientFrame::Cancel {
+    let stop = ClientFrame::Signal {
         session: session("s"),
-        cancel: Cancel::run(RunId::parse("r").unwrap()),
+        pressed: Pressed::Cancel(Cancel::run(RunId::parse("r").unwrap())),
         key: Key::parse("k2").unwrap(),
     };
     client.say("1", &input).await;

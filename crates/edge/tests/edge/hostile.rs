@@ -5,6 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use everwire_core::{Cancel, Code, Key, RunId};
 use everwire_proto::frame::{ClientFrame, ServerFrame, Subprotocol};
+use everwire_proto::signal::Pressed;
 use everwire_proto::token::Bearer;
 use futures_util::{SinkExt, StreamExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -313,9 +314,9 @@ async fn whoever_asks_and_leaves_keeps_its_place_until_it_is_answered() {
     bed.nodes.make("s");
     let held = bed.nodes.inputs.acquire_many(1_000).await.unwrap();
     let mut client = bed.json().await;
-    let stop = ClientFrame::Cancel {
+    let stop = ClientFrame::Signal {
         session: session("s"),
-        cancel: Cancel::run(RunId::parse("r").unwrap()),
+        pressed: Pressed::Cancel(Cancel::run(RunId::parse("r").unwrap())),
         key: Key::parse("k").unwrap(),
     };
     client.say("1", &stop).await;

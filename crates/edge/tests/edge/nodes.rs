@@ -5,16 +5,17 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use everwire_client::{BoxFuture, Cancelled, Created, Page, Posted, SubscriberEvent};
+use everwire_client::{BoxFuture, Created, Page, Posted, Signalled, SubscriberEvent};
 use everwire_core::clock::Random;
 use everwire_core::code::Details;
-use everwire_core::command::CancelOutcome;
+use everwire_core::command::SignalOutcome;
 use everwire_core::event::{Author, Body, Codec, Data, ParticipantKind, Visibility};
 use everwire_core::{
-    Cancel, Clock, Code, Cursor, Draft, Event, Key, Namespace, Offset, ParticipantId, Refusal,
-    RunId, SessionEpoch, SessionName, SessionNo, Timestamp,
+    Clock, Code, Cursor, Draft, Event, Key, Namespace, Offset, ParticipantId, Refusal, RunId,
+    SessionEpoch, SessionName, SessionNo, Timestamp,
 };
 use everwire_edge::{RoomKey, Subscription, Upstream};
+use everwire_proto::signal::Pressed;
 use everwire_proto::token::Bearer;
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::{Instant, sleep};
@@ -501,21 +502,24 @@ impl Upstream for Handle {
         })
     }
 
-    fn cancel<'a>(
+    fn signal<'a>(
         &'a self,
         token: &'a Bearer,
         session: &'a SessionName,
-        cancel: &'a Cancel,
+        pressed: &'a Pressed,
         _: Option<Key>,
-    ) -> BoxFuture<'a, Result<Cancelled, Refusal>> {
+    ) -> BoxFuture<'a, Result<Signalled, Refusal>> {
         Box::pin(async move {
             let _permit = self.0.inputs.acquire().await.unwrap();
             let log = self.0.log(&Nodes::key(session.as_str()));
+            let Pressed::Cancel(cancel) = pressed else {
+                panic!("these nodes know stops only")
+            };
             let run = cancel.target.run().unwrap().clone();
             let written = Written::Cancel(bearer(token), session.clone(), run);
             self.0.written.lock().unwrap().push(written);
-            Ok(Cancelled {
-                outcome: CancelOutcome::UnknownRun,
+            Ok(Signalled {
+                outcome: SignalOutcome::UnknownRun,
                 session_epoch: log.map(|log| log.epoch),
                 duplicate: false,
             })

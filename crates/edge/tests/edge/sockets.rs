@@ -3,12 +3,13 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use everwire_core::command::CancelOutcome;
+use everwire_core::command::SignalOutcome;
 use everwire_core::event::ParticipantKind;
 use everwire_core::event::{Body, Visibility};
 use everwire_core::grant::Claims;
 use everwire_core::{Cancel, Code, Draft, Event, InputId, Key, RunId};
 use everwire_proto::frame::{AttachAnswer, ClientFrame, ServerFrame, Subprotocol};
+use everwire_proto::signal::Pressed;
 
 use crate::nodes::{Nodes, Written, app, session};
 use crate::support::{Bed, Client, Reader};
@@ -37,9 +38,9 @@ fn app_event() -> ClientFrame {
 }
 
 fn cancel(run: &str) -> ClientFrame {
-    ClientFrame::Cancel {
+    ClientFrame::Signal {
         session: session("s"),
-        cancel: Cancel::run(RunId::parse(run).unwrap()),
+        pressed: Pressed::Cancel(Cancel::run(RunId::parse(run).unwrap())),
         key: Key::parse("k").unwrap(),
     }
 }
@@ -225,7 +226,7 @@ async fn what_one_person_asks_is_done_in_order() {
         let ServerFrame::Outcome { outcome, .. } = outcome else {
             panic!("{outcome:?}");
         };
-        assert_eq!(outcome, CancelOutcome::UnknownRun);
+        assert_eq!(outcome, SignalOutcome::UnknownRun);
     }
     let token = bed.token();
     let signature = token.rsplit('.').next().unwrap();

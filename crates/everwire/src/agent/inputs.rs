@@ -5,10 +5,19 @@ use std::collections::{BTreeSet, VecDeque};
 use everwire_client::{Client, SubscribeOptions, Subscriber, SubscriberEvent};
 use everwire_core::{Body, Code, Event, InputId, InputRef, Offset, Refusal, SessionName};
 
+/// An input that waits for its answer.
+pub(super) struct Waiting {
+    pub(super) input: InputRef,
+    /// Whether it is answered only with an approval.
+    pub(super) asks: bool,
+}
+
 /// The inputs of a session that no run has answered, oldest first.
 pub(super) struct Inputs {
     subscriber: Subscriber,
-    waiting: VecDeque<InputRef>,
+    waiting: VecDeque<Waiting>,
+    /// The word of inputs that are not answered without an approval.
+    ask_word: Option<String>,
     answered: BTreeSet<InputId>,
     /// The tail when first attached: what waits is known once the past up to here was read.
     past: Option<Offset>,
@@ -16,7 +25,7 @@ pub(super) struct Inputs {
 }
 
 impl Inputs {
-    pub(super) fn new(client: &Client, session: &SessionName) -> Self {
+    pub(super) fn new(client: &Client, session: &SessionName, ask_word: Option<String>) -> Self {
         let options = SubscribeOptions {
             create: true,
             ..SubscribeOptions::default()
@@ -24,6 +33,7 @@ impl Inputs {
         Self {
             subscriber: client.subscribe(session, options),
             waiting: VecDeque::new(),
+            ask_word,
             answered: BTreeSet::new(),
             past: None,
             caught_up: false,
@@ -31,7 +41,7 @@ impl Inputs {
     }
 
     /// The next input that waits; it counts as taken.
-    pub(super) async fn next(&mut self) -> Result<InputRef, Refusal> {
+    pub(super) async fn next(&mut self) -> Result<Waiting, Refusal> {
         loop {
             if self.caught_up
                 && let Some(input) = self.waiting.pop_front()
@@ -68,10 +78,14 @@ impl Inputs {
 
     fn take(&mut self, event: &Event) {
         match &event.body {
-            Body::Input { input, .. } if !self.answered.contains(input) => {
-                self.waiting.push_back(InputRef {
-                    input: input.clone(),
-                    author: Some(event.author.participant.clone()),
+            Body::Input { input, text, .. } if !self.answered.contains(input) => {
+                let word = self.ask_word.as_deref();
+                self.waiting.push_back(Waiting {
+                    input: InputRef {
+                        input: input.clone(),
+                        author: Some(event.author.participant.clone()),
+                    },
+                    asks: word.is_some_and(|word| text.contains(word)),
                 });
             },
             Body::RunStarted {
@@ -79,7 +93,7 @@ impl Inputs {
                 ..
             } => {
                 self.waiting
-                    .retain(|waiting| waiting.input != answered.input);
+                    .retain(|waiting| waiting.input.input != answered.input);
                 self.answered.insert(answered.input.clone());
             },
             _ => {},

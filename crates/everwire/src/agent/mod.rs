@@ -11,8 +11,9 @@ mod sse;
 use bytes::Bytes;
 use clap::{Args, Subcommand};
 use everwire_client::adapter::{Adapter, End, Format};
-use everwire_client::{Ack, Publisher};
-use everwire_core::{Code, MessageId, Refusal};
+use everwire_client::{Ack, Client, Publisher, is_paused};
+use everwire_core::limits::LABEL_BYTES_MAX;
+use everwire_core::{Body, Code, Draft, MessageId, Refusal};
 use serde_json::json;
 
 use crate::output::{Failure, line, note, parsed};
@@ -58,39 +59,97 @@ enum Ended {
 
 /// One response on its way into a run: provider's chunks in, events out.
 struct Response {
+    client: Client,
     publisher: Publisher,
-    adapter: Adapter,
+    /// Until the provider's stream has ended.
+    adapter: Option<Adapter>,
+    /// What was not taken yet, because the run was paused.
+    unsent: Vec<Draft>,
+    /// How the provider's stream ended, once it has.
+    end: End,
 }
 
 impl Response {
     /// A response for an open run. Its message is named after the run and its epoch.
-    fn new(publisher: Publisher, format: Format) -> Result<Self, Failure> {
+    fn new(client: &Client, publisher: Publisher, format: Format) -> Result<Self, Failure> {
         let message = format!("{}.{}", publisher.run(), publisher.run_epoch());
         let message = parsed("message", &message, MessageId::parse(&message))?;
         Ok(Self {
+            client: client.clone(),
             publisher,
-            adapter: Adapter::new(format, message),
+            adapter: Some(Adapter::new(format, message)),
+            unsent: Vec::new(),
+            end: End::Cut,
         })
     }
 
     /// Sends one chunk; waits for room only.
     async fn chunk(&mut self, chunk: Bytes) -> Result<(), Refusal> {
-        let drafts = self.adapter.chunk(chunk);
-        self.publisher.send(drafts).await.map(|_seq| ())
+        if let Some(adapter) = &mut self.adapter {
+            self.unsent.extend(adapter.chunk(chunk));
+        }
+        self.send().await
     }
 
-    /// Closes the message and ends the run as the provider's stream ended.
-    async fn finish(self) -> Result<Ended, Refusal> {
-        let (closing, end) = self.adapter.finish();
-        if !closing.is_empty() {
-            self.publisher.send(closing).await?;
+    /// Sends what was not taken yet. Cancel-safe.
+    async fn send(&mut self) -> Result<(), Refusal> {
+        if !self.unsent.is_empty() {
+            self.publisher.send(self.unsent.clone()).await?;
+            self.unsent.clear();
         }
-        match end {
-            End::Complete => Ok(Ended::Completed(self.publisher.complete().await?)),
-            End::Failed(reason) => fail(self.publisher, reason).await,
-            End::Cut => fail(self.publisher, "the provider's stream broke off".to_owned()).await,
+        Ok(())
+    }
+
+    /// Closes the message and ends the run as the provider's stream ended. May be called again
+    /// once a run that was paused goes on.
+    async fn finish(&mut self) -> Result<Ended, Refusal> {
+        if let Some(adapter) = self.adapter.take() {
+            let (closing, end) = adapter.finish();
+            self.unsent.extend(closing);
+            self.unsent.push(Draft::new(match reason_of(&end) {
+                None => Body::RunCompleted,
+                Some(reason) => Body::RunFailed {
+                    reason: label(&reason).to_owned(),
+                },
+            }));
+            self.end = end;
+        }
+        self.send().await?;
+        let ack = self.publisher.flush().await?;
+        Ok(match reason_of(&self.end) {
+            None => Ended::Completed(ack),
+            Some(reason) => Ended::Failed(ack, reason),
+        })
+    }
+
+    /// If somebody has paused the run: waits until it goes on, and goes on with it.
+    async fn waited_out<T>(&mut self, sent: Result<T, Refusal>) -> Result<Option<T>, Refusal> {
+        match sent {
+            Err(refusal) if is_paused(&refusal) => {
+                self.publisher = self.client.go_on(&self.publisher).await?;
+                self.send().await.map(|()| None)
+            },
+            sent => sent.map(Some),
         }
     }
+}
+
+/// Why a run fails with its provider's stream: it must not stay open because that broke.
+fn reason_of(end: &End) -> Option<String> {
+    match end {
+        End::Complete => None,
+        End::Failed(reason) => Some(reason.clone()),
+        End::Cut => Some("the provider's stream broke off".to_owned()),
+    }
+}
+
+/// As much of a reason as an event takes.
+fn label(reason: &str) -> &str {
+    let mut end = reason.len().min(LABEL_BYTES_MAX);
+    while !reason.is_char_boundary(end) {
+        end -= 1;
+    }
+    reason.get(..end).unwrap_or_default()
 }
 
 /// Ends a run as failed: it must not stay open because its provider broke.

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use bytes::Bytes;
 use clap::Args;
-use everwire_client::Publisher;
 use everwire_client::adapter::Format;
+use everwire_client::{Client, Publisher, is_paused};
 use everwire_core::{InputId, RunId};
 use futures_util::stream::BoxStream;
 use futures_util::{StreamExt, TryStreamExt};
@@ -71,17 +71,26 @@ pub(crate) async fn run(args: &PipeArgs) -> Result<(), Failure> {
         None => start_or_claim(&client, &session, run).await?,
     };
     let run = publisher.run().to_string();
-    let stopped = publisher.refused();
+    let refused = publisher.refused();
+    // A pause is waited out by whoever sends.
+    let stopped = async {
+        let refusal = refused.await;
+        if is_paused(&refusal) {
+            std::future::pending::<()>().await;
+        }
+        refusal
+    };
     // Losing the race drops the upstream: the request ends with its connection.
     let end = tokio::select! {
         refusal = stopped => ended(Err(refusal)),
-        written = write(args, publisher, upstream) => written,
+        written = write(args, &client, publisher, upstream) => written,
     };
     report(&run, &end?, args.json)
 }
 
 async fn write(
     args: &PipeArgs,
+    client: &Client,
     publisher: Publisher,
     mut upstream: Upstream,
 ) -> Result<Ended, Failure> {
@@ -100,18 +109,26 @@ async fn write(
         };
         for payload in payloads.into_iter().filter(|payload| payload != "[DONE]") {
             if let Some(publisher) = waiting.take() {
-                response = Some(Response::new(publisher, format(args, &payload)?)?);
+                response = Some(Response::new(client, publisher, format(args, &payload)?)?);
             }
             let Some(response) = &mut response else {
                 continue;
             };
-            if let Err(refusal) = response.chunk(payload).await {
+            let sent = response.chunk(payload).await;
+            if let Err(refusal) = response.waited_out(sent).await {
                 return ended(Err(refusal));
             }
         }
     }
     match response {
-        Some(response) => ended(response.finish().await),
+        Some(mut response) => loop {
+            let end = response.finish().await;
+            match response.waited_out(end).await {
+                Ok(None) => {},
+                Ok(Some(end)) => return Ok(end),
+                Err(refusal) => return ended(Err(refusal)),
+            }
+        },
         None => broken(waiting, None, "the provider sent nothing").await,
     }
 }

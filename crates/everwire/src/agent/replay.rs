@@ -1,17 +1,19 @@
 //! `everwire agent replay`: a recorded answer at a model's pace, once or for each input.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
 use clap::Args;
 use everwire_client::adapter::Format;
 use everwire_client::{Client, Publisher, StartRun};
-use everwire_core::{Refusal, RunId, SessionName};
+use everwire_core::event::{Body, Draft, SuspendReason, Verdict};
+use everwire_core::{ActionHash, ApprovalId, Refusal, Request, RunId, SessionName, Timestamp};
+use everwire_proto::hash::body_hash;
 use tokio::time::{Instant, sleep_until};
 
 use super::inputs::Inputs;
-use super::{Response, ended, report};
+use super::{Ended, Response, ended, fail, report};
 use crate::command::publish::start_or_claim;
 use crate::command::{Connection, session_name};
 use crate::output::{Failure, note, parsed};
@@ -36,6 +38,9 @@ pub(crate) struct ReplayArgs {
     /// Follow the session and answer each input with one replay
     #[arg(long)]
     answer_inputs: bool,
+    /// Ask for an approval before an input is answered that holds this word
+    #[arg(long, value_name = "WORD", requires = "answer_inputs")]
+    ask_before: Option<String>,
     #[command(flatten)]
     connection: Connection,
     /// One JSON object for each run that ended
@@ -56,7 +61,7 @@ pub(crate) async fn run(args: &ReplayArgs) -> Result<(), Failure> {
         None => crate::mint::run_id()?,
     };
     let publisher = start_or_claim(&client, &session, run).await?;
-    replay(args, publisher, &recording).await
+    replay(args, &client, publisher, &recording).await
 }
 
 /// Answers inputs one after the other, oldest first, for ever. What was answered before this
@@ -67,41 +72,119 @@ async fn answer_inputs(
     session: &SessionName,
     recording: &Recording,
 ) -> Result<(), Failure> {
-    let mut inputs = Inputs::new(client, session);
+    let mut inputs = Inputs::new(client, session, args.ask_before.clone());
     loop {
-        let input = inputs.next().await?;
+        let waiting = inputs.next().await?;
         let run = crate::mint::run_id()?;
         let start = StartRun {
-            input: Some(input),
+            input: Some(waiting.input),
             ..StartRun::new(run)
         };
-        match client.start(session, start).await {
-            Ok(publisher) => replay(args, publisher, recording).await?,
-            Err(refusal) => note(&format!("{}: {}", refusal.code, refusal.message)),
+        let publisher = match client.start(session, start).await {
+            Ok(publisher) => publisher,
+            Err(refusal) => {
+                note(&format!("{}: {}", refusal.code, refusal.message));
+                continue;
+            },
+        };
+        if !waiting.asks {
+            replay(args, client, publisher, recording).await?;
+            continue;
+        }
+        let run = publisher.run().to_string();
+        match asked(client, publisher, &args.from).await {
+            Ok(Answer::Yes(publisher)) => replay(args, client, publisher, recording).await?,
+            Ok(Answer::No(end)) => {
+                // It goes on with the next input: nobody's no is a failure of the agent.
+                if report(&run, &end, args.json).is_err() {
+                    note(&format!("run {run} was not approved"));
+                }
+            },
+            Err(refusal) => report(&run, &ended(Err(refusal))?, args.json)?,
         }
     }
 }
 
+/// What came of a request for an approval.
+enum Answer {
+    Yes(Publisher),
+    No(Ended),
+}
+
+/// How long somebody has for a yes or a no, milliseconds.
+const ASKED_WITHIN_MS: u32 = 600_000;
+
+/// Asks for an approval and waits for it, holding no lease meanwhile.
+async fn asked(client: &Client, publisher: Publisher, from: &Path) -> Result<Answer, Refusal> {
+    let (session, run) = (publisher.session().clone(), publisher.run().clone());
+    let action = format!("Answer with {}", from.display());
+    let seen = Draft::new(Body::App {
+        name: action.clone(),
+        data: None,
+    });
+    let approval = ApprovalId::parse(&format!("{run}.answer"))?;
+    let request = Request {
+        approval: approval.clone(),
+        action,
+        action_hash: ActionHash::parse(&format!("{:032x}", body_hash(&seen)))?,
+        approvers: Vec::new(),
+        within_ms: ASKED_WITHIN_MS,
+        deadline: Timestamp(0),
+        on_expiry: Verdict::Deny,
+        data: None,
+    };
+    let waits = Body::RunSuspended {
+        reason: SuspendReason::Approval,
+        note: None,
+    };
+    let bodies = [Body::ApprovalRequested(request), waits];
+    publisher.send(bodies.map(Draft::new).to_vec()).await?;
+    let asked_at = publisher.flush().await?.offset;
+    // Whoever answers at once may stand before the end of our own batch is heard of.
+    let from = asked_at.previous();
+    let stopped = publisher.refused();
+    let resolution = tokio::select! {
+        refusal = stopped => return Err(refusal),
+        resolution = client.resolution(&session, &approval, from) => resolution?,
+    };
+    client.until_resumed(&session, &run).await?;
+    if resolution.allows() {
+        return Ok(Answer::Yes(publisher));
+    }
+    let reason = format!("not approved: {}", resolution.outcome.as_str());
+    fail(publisher, reason).await.map(Answer::No)
+}
+
 /// Writes one run and reports its end. A stop is heard between two chunks, however slow they are.
+/// One that was paused goes on where it stood.
 async fn replay(
     args: &ReplayArgs,
+    client: &Client,
     publisher: Publisher,
     recording: &Recording,
 ) -> Result<(), Failure> {
     let run = publisher.run().to_string();
-    let stopped = publisher.refused();
-    let mut response = Response::new(publisher, recording.format)?;
-    let written = async {
-        let mut pace = Pace::new(recording.pause);
-        for chunk in &recording.chunks {
-            pace.tick().await;
-            response.chunk(chunk.clone()).await?;
+    let mut response = Response::new(client, publisher, recording.format)?;
+    let mut chunks = recording.chunks.iter();
+    let end = loop {
+        let stopped = response.publisher.refused();
+        let written = async {
+            let mut pace = Pace::new(recording.pause);
+            for chunk in chunks.by_ref() {
+                pace.tick().await;
+                response.chunk(chunk.clone()).await?;
+            }
+            response.finish().await
+        };
+        let end = tokio::select! {
+            refusal = stopped => Err::<_, Refusal>(refusal),
+            written = written => written,
+        };
+        match response.waited_out(end).await {
+            Ok(None) => {},
+            Ok(Some(end)) => break Ok(end),
+            Err(refusal) => break Err(refusal),
         }
-        response.finish().await
-    };
-    let end = tokio::select! {
-        refusal = stopped => Err::<_, Refusal>(refusal),
-        written = written => written,
     };
     report(&run, &ended(end)?, args.json)
 }

@@ -3,13 +3,12 @@
 use std::process::ExitCode;
 
 use clap::{ArgGroup, Args};
-use everwire_core::command::CancelOutcome;
-use everwire_core::{Cancel, Code, Key, Refusal};
+use everwire_core::{Cancel, Key, Refusal};
 use everwire_proto::control::CancelFields;
-use serde_json::{Map, Value, json};
 
+use super::signal::told;
 use super::{Connection, session_name};
-use crate::output::{Failure, exit_for, line, parsed};
+use crate::output::{Failure, parsed};
 
 /// `everwire cancel`.
 #[derive(Args, Clone, Debug)]
@@ -80,33 +79,5 @@ pub(crate) async fn run(args: &CancelArgs) -> Result<ExitCode, Failure> {
         .map(|text| parsed("--key", text, Key::parse(text)));
     let client = args.connection.client()?;
     let answer = client.stop(&session, &cancel, key.transpose()?).await?;
-    let (exit, offset, state) = match &answer.outcome {
-        CancelOutcome::Applied { offset } => (ExitCode::SUCCESS, Some(*offset), None),
-        CancelOutcome::AlreadyTerminal { state, offset } => {
-            (ExitCode::SUCCESS, Some(*offset), Some(state.as_str()))
-        },
-        CancelOutcome::Denied => (exit_for(Code::Denied), None, None),
-        CancelOutcome::UnknownRun => (exit_for(Code::UnknownRun), None, None),
-    };
-    let word = answer.outcome.as_str();
-    if args.json {
-        let mut value = Map::from_iter([("outcome".to_owned(), json!(word))]);
-        let fields = [
-            ("offset", offset.map(|offset| json!(offset.get()))),
-            ("state", state.map(Value::from)),
-        ];
-        value.extend(
-            fields
-                .into_iter()
-                .filter_map(|(name, field)| Some((name.into(), field?))),
-        );
-        line(&Value::Object(value).to_string())?;
-    } else {
-        let at = offset
-            .map(|offset| format!(" at offset {offset}"))
-            .unwrap_or_default();
-        let how = state.map(|state| format!(" ({state})")).unwrap_or_default();
-        line(&format!("{word}{how}{at}"))?;
-    }
-    Ok(exit)
+    told(&answer, args.json)
 }

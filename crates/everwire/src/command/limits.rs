@@ -53,6 +53,11 @@ const TABLE: &[(&str, u64, &str)] = &[
         "steps of a run",
     ),
     (
+        "open_approvals_max",
+        bound::OPEN_APPROVALS_MAX as u64,
+        "approvals of a session",
+    ),
+    (
         "people_per_day_max",
         bound::PEOPLE_PER_DAY_MAX as u64,
         "inputs and signals",

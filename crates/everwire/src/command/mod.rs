@@ -5,6 +5,7 @@ pub(crate) mod cluster;
 pub(crate) mod limits;
 pub(crate) mod publish;
 pub(crate) mod session;
+pub(crate) mod signal;
 pub(crate) mod status;
 pub(crate) mod tail;
 pub(crate) mod token;

@@ -203,13 +203,33 @@ fn summary(event: &Event) -> String {
             let said = [input, parent].into_iter().flatten();
             said.collect::<Vec<_>>().join(", ")
         },
-        Body::RunClaimed | Body::RunOrphaned | Body::RunCompleted | Body::RunEpilogue { .. } => {
-            String::new()
+        Body::RunSuspended { reason, note } => {
+            let note = note.as_ref().map(|note| format!(": {note}"));
+            format!("{}{}", reason.as_str(), note.unwrap_or_default())
         },
+        Body::SignalPause { target } | Body::SignalResume { target } => aimed_at(target),
+        Body::ApprovalRequested(request) => {
+            format!("{} {}", request.approval, request.action)
+        },
+        Body::ApprovalResolved {
+            approval,
+            outcome,
+            note,
+            ..
+        } => {
+            let note = note.as_ref().map(|note| format!(": {note}"));
+            let outcome = outcome.as_str();
+            format!("{approval} {outcome}{}", note.unwrap_or_default())
+        },
+        Body::RunClaimed
+        | Body::RunOrphaned
+        | Body::RunResumed
+        | Body::RunCompleted
+        | Body::RunEpilogue { .. } => String::new(),
     }
 }
 
-/// What a stop means, for people.
+/// What a signal is aimed at, for people.
 fn aimed_at(target: &Target) -> String {
     match target {
         Target::Run(run) => run.to_string(),

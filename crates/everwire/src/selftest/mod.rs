@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use clap::Args;
 use everwire_client::{Client, Publisher, RunWriter};
-use everwire_core::command::CancelOutcome;
+use everwire_core::command::SignalOutcome;
 use everwire_core::{Body, Code, Draft, InputId, Key, Offset, RunId, SessionName};
 use serde_json::json;
 
@@ -145,7 +145,7 @@ impl Selftest {
         let half = tail.plus(DELTAS / 2);
         two.read_until(WITHIN, |surface| surface.cursor().offset >= half)
             .await?;
-        let CancelOutcome::Applied { offset: stop } = two.cancel(&run, minted(Key::parse)?).await?
+        let SignalOutcome::Applied { offset: stop } = two.cancel(&run, minted(Key::parse)?).await?
         else {
             return Err(Failure::failed("the stop was not applied"));
         };

@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use everwire_core::command::CancelOutcome;
+use everwire_core::command::SignalOutcome;
 use everwire_core::{Cancel, Code, Cursor, Draft, Event, Key, Offset, Refusal, RunId, SessionName};
 use everwire_proto::frame::{
     AttachAnswer, ClientFrame, ServerFrame, Subprotocol, decode_server, encode_client,
 };
+use everwire_proto::signal::Pressed;
 use everwire_proto::token::Bearer;
 use futures_util::{SinkExt, StreamExt};
 use rustls::pki_types::CertificateDer;
@@ -164,10 +165,10 @@ impl Surface {
     }
 
     /// Presses Stop.
-    pub(super) async fn cancel(&mut self, run: &RunId, key: Key) -> Result<CancelOutcome, Failure> {
-        let stop = ClientFrame::Cancel {
+    pub(super) async fn cancel(&mut self, run: &RunId, key: Key) -> Result<SignalOutcome, Failure> {
+        let stop = ClientFrame::Signal {
             session: self.session.clone(),
-            cancel: Cancel::run(run.clone()),
+            pressed: Pressed::Cancel(Cancel::run(run.clone())),
             key,
         };
         match self.request(stop).await? {

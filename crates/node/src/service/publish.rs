@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use everwire_core::command::Published;
+use everwire_core::event::SuspendReason;
 use everwire_core::grant::Capability;
 use everwire_core::limits::{BATCH_BYTES_MAX, BATCH_EVENTS_MAX};
 use everwire_core::row::RunState;
@@ -66,7 +67,20 @@ impl Target {
         let next_epoch = Some(info.run_epoch.next());
         let (code, message, details) = match info.state {
             RunState::Running if info.run_epoch <= self.run_epoch => return None,
-            RunState::Running => (
+            // It knows what it waits for, unless somebody else made it wait.
+            RunState::Suspended if info.run_epoch <= self.run_epoch => match info.suspended {
+                Some(SuspendReason::Paused) => (
+                    Code::WrongState,
+                    "the run is paused: claim it to go on once it is resumed",
+                    Details {
+                        state: Some(info.state.as_str()),
+                        next_epoch,
+                        ..Details::default()
+                    },
+                ),
+                _ => return None,
+            },
+            RunState::Running | RunState::Suspended => (
                 Code::StaleEpoch,
                 "another writer holds the run",
                 Details {
@@ -312,7 +326,8 @@ pub(super) fn payload(command: &Command) -> usize {
         | Op::StartRun(_)
         | Op::ClaimRun { .. }
         | Op::Heartbeat { .. }
-        | Op::Cancel { .. } => 0,
+        | Op::Cancel { .. }
+        | Op::Signal { .. } => 0,
     }
 }
 

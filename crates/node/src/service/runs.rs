@@ -179,6 +179,10 @@ impl Runs {
             ended: info.ended.map(Offset::get),
             last_seq: info.last_seq.0,
             last_offset: info.last_offset.get(),
+            suspended: info
+                .suspended
+                .map_or_else(String::new, |reason| reason.as_str().to_owned()),
+            step: info.step.map(|step| step.to_string()).unwrap_or_default(),
         })
     }
 }

@@ -3,11 +3,13 @@
 
 use std::sync::Arc;
 
-use everwire_core::command::CancelOutcome;
+use everwire_core::command::SignalOutcome;
+use everwire_core::event::Verdict;
 use everwire_core::grant::Capability;
-use everwire_core::{Code, Op, Outcome, Refusal, SessionEpoch};
+use everwire_core::{Code, Op, Outcome, Refusal, SessionEpoch, SessionName, Signal};
 use everwire_proto::control::HoldsCancel;
-use everwire_proto::{field, hash, v1};
+use everwire_proto::signal::{Pressed, pressed};
+use everwire_proto::{edge_v1, field, hash, v1};
 use tonic::{Request, Response, Status};
 
 use crate::context::Context;
@@ -33,25 +35,120 @@ impl Signals {
         let session = session(&asked.session)?;
         let cancel = asked.cancel()?;
         let key = field::name("key", &asked.key)?;
+        let op = Op::Cancel {
+            body_hash: hash::cancel_hash(&cancel),
+            cancel,
+            key,
+        };
+        let right = Capability::SignalCancel;
+        let answer = self.press(caller, right, session, op).await?;
+        Ok(v1::CancelResponse {
+            session_epoch: answer.session_epoch,
+            outcome: answer.outcome,
+            offset: answer.offset,
+            state: answer.state,
+            duplicate: answer.duplicate,
+        })
+    }
+
+    async fn pause(
+        &self,
+        caller: &Caller,
+        asked: v1::PauseRequest,
+    ) -> Result<v1::SignalResponse, Refusal> {
+        let fields = edge_v1::Signal {
+            signal: "pause".to_owned(),
+            session: asked.session,
+            key: asked.key,
+            run: asked.run,
+            subtree: asked.subtree,
+            all: asked.all,
+            ..edge_v1::Signal::default()
+        };
+        self.signal(caller, &fields).await
+    }
+
+    async fn resume(
+        &self,
+        caller: &Caller,
+        asked: v1::ResumeRequest,
+    ) -> Result<v1::SignalResponse, Refusal> {
+        let fields = edge_v1::Signal {
+            signal: "resume".to_owned(),
+            session: asked.session,
+            key: asked.key,
+            run: asked.run,
+            subtree: asked.subtree,
+            all: asked.all,
+            ..edge_v1::Signal::default()
+        };
+        self.signal(caller, &fields).await
+    }
+
+    async fn approve(
+        &self,
+        caller: &Caller,
+        asked: v1::AnswerRequest,
+    ) -> Result<v1::SignalResponse, Refusal> {
+        self.signal(caller, &answer_fields("approve", asked)).await
+    }
+
+    async fn deny(
+        &self,
+        caller: &Caller,
+        asked: v1::AnswerRequest,
+    ) -> Result<v1::SignalResponse, Refusal> {
+        self.signal(caller, &answer_fields("deny", asked)).await
+    }
+
+    /// Decides a signal that is no stop.
+    async fn signal(
+        &self,
+        caller: &Caller,
+        fields: &edge_v1::Signal,
+    ) -> Result<v1::SignalResponse, Refusal> {
+        let session = session(&fields.session)?;
+        let Pressed::Signal(signal) = pressed(fields)? else {
+            return Err(field::malformed("signal", "is a stop"));
+        };
+        let key = field::name("key", &fields.key)?;
+        let right = match &signal {
+            Signal::Pause(_) => Capability::SignalPause,
+            Signal::Resume(_) => Capability::SignalResume,
+            Signal::Answer(answer) => match answer.verdict {
+                Verdict::Approve => Capability::SignalApprove,
+                Verdict::Deny => Capability::SignalDeny,
+            },
+        };
+        let op = Op::Signal {
+            body_hash: hash::signal_hash(&signal),
+            signal,
+            key,
+        };
+        self.press(caller, right, session, op).await
+    }
+
+    async fn press(
+        &self,
+        caller: &Caller,
+        right: Capability,
+        session: SessionName,
+        op: Op,
+    ) -> Result<v1::SignalResponse, Refusal> {
         let now = self.context.clock.now();
-        let namespace = match caller.writer(Capability::SignalCancel, &session, now) {
+        let namespace = match caller.writer(right, &session, now) {
             Ok(namespace) => namespace,
             // One of the four outcomes, said to whoever pressed; never committed, and the same
             // whether or not there is such a session.
             Err(refusal) if refusal.code == Code::Denied => {
                 self.context.note(&refusal);
-                return Ok(response(None, &CancelOutcome::Denied, false));
+                return Ok(response(None, &SignalOutcome::Denied, false));
             },
             Err(refusal) => return Err(refusal),
         };
-        let op = Op::Cancel {
-            body_hash: hash::signal_hash(&cancel),
-            cancel,
-            key,
-        };
         let command = caller.command(namespace, session, op);
         match self.context.propose(command).await? {
-            Outcome::Cancelled {
+            Outcome::Signalled {
                 session_epoch,
                 outcome,
                 duplicate,
@@ -61,17 +158,29 @@ impl Signals {
     }
 }
 
+fn answer_fields(signal: &str, asked: v1::AnswerRequest) -> edge_v1::Signal {
+    edge_v1::Signal {
+        signal: signal.to_owned(),
+        session: asked.session,
+        key: asked.key,
+        approval: asked.approval,
+        action_hash: asked.action_hash,
+        note: asked.note,
+        ..edge_v1::Signal::default()
+    }
+}
+
 fn response(
     session_epoch: Option<SessionEpoch>,
-    outcome: &CancelOutcome,
+    outcome: &SignalOutcome,
     duplicate: bool,
-) -> v1::CancelResponse {
+) -> v1::SignalResponse {
     let (offset, state) = match outcome {
-        CancelOutcome::Applied { offset } => (Some(*offset), None),
-        CancelOutcome::AlreadyTerminal { state, offset } => (Some(*offset), Some(*state)),
-        CancelOutcome::Denied | CancelOutcome::UnknownRun => (None, None),
+        SignalOutcome::Applied { offset } => (Some(*offset), None),
+        SignalOutcome::AlreadyTerminal { state, offset } => (Some(*offset), Some(*state)),
+        SignalOutcome::Denied | SignalOutcome::UnknownRun => (None, None),
     };
-    v1::CancelResponse {
+    v1::SignalResponse {
         session_epoch: session_epoch
             .map(|epoch| epoch.to_string())
             .unwrap_or_default(),
@@ -89,5 +198,33 @@ impl v1::signals_server::Signals for Signals {
         request: Request<v1::CancelRequest>,
     ) -> Result<Response<v1::CancelResponse>, Status> {
         answer!(self.cancel(request))
+    }
+
+    async fn pause(
+        &self,
+        request: Request<v1::PauseRequest>,
+    ) -> Result<Response<v1::SignalResponse>, Status> {
+        answer!(self.pause(request))
+    }
+
+    async fn resume(
+        &self,
+        request: Request<v1::ResumeRequest>,
+    ) -> Result<Response<v1::SignalResponse>, Status> {
+        answer!(self.resume(request))
+    }
+
+    async fn approve(
+        &self,
+        request: Request<v1::AnswerRequest>,
+    ) -> Result<Response<v1::SignalResponse>, Status> {
+        answer!(self.approve(request))
+    }
+
+    async fn deny(
+        &self,
+        request: Request<v1::AnswerRequest>,
+    ) -> Result<Response<v1::SignalResponse>, Status> {
+        answer!(self.deny(request))
     }
 }

@@ -13,3 +13,4 @@ mod publish;
 mod runs;
 mod slow;
 mod support;
+mod waiting;

@@ -10,16 +10,16 @@ use everwire_core::position::Offset;
 use prost::Message;
 
 use super::{
-    AttachAnswer, BadFrame, CANCEL, ClientFrame, Covered, RAW, ServerFrame, check_form, check_id,
-    check_signal, outcome, outcome_place,
+    AttachAnswer, BadFrame, ClientFrame, Covered, RAW, ServerFrame, check_form, check_id, outcome,
+    outcome_place,
 };
-use crate::control::HoldsCancel;
 use crate::edge_v1 as wire;
 use crate::edge_v1::client_frame::Frame as FromClient;
 use crate::edge_v1::server_frame::Frame as ToClient;
 use crate::event::{check_posted, events_from_wire, events_to_wire, text};
 use crate::field::{self, malformed};
 use crate::refusal::from_error;
+use crate::signal::pressed;
 use crate::token::Bearer;
 
 // === From a client ===
@@ -51,20 +51,15 @@ pub(super) fn encode_client(id: &str, frame: &ClientFrame) -> Bytes {
             draft: Some(draft.into()),
             key: text(key.as_ref()),
         }),
-        ClientFrame::Cancel {
+        ClientFrame::Signal {
             session,
-            cancel,
+            pressed,
             key,
-        } => {
-            let mut signal = wire::Signal {
-                session: session.to_string(),
-                signal: CANCEL.to_owned(),
-                key: key.to_string(),
-                ..wire::Signal::default()
-            };
-            signal.put_cancel(cancel);
-            FromClient::Signal(signal)
-        },
+        } => FromClient::Signal(wire::Signal {
+            session: session.to_string(),
+            key: key.to_string(),
+            ..pressed.fields()
+        }),
         ClientFrame::Refresh { token } => FromClient::Refresh(wire::Refresh {
             token: token.as_str().to_owned(),
         }),
@@ -120,13 +115,10 @@ fn client(frame: Option<FromClient>) -> Result<ClientFrame, Refusal> {
                 key,
             }
         },
-        Some(FromClient::Signal(frame)) => {
-            check_signal(&frame.signal)?;
-            ClientFrame::Cancel {
-                session: session(&frame.session)?,
-                cancel: frame.cancel()?,
-                key: field::name("key", &frame.key)?,
-            }
+        Some(FromClient::Signal(frame)) => ClientFrame::Signal {
+            session: session(&frame.session)?,
+            pressed: pressed(&frame)?,
+            key: field::name("key", &frame.key)?,
         },
         Some(FromClient::Refresh(frame)) => ClientFrame::Refresh {
             token: Bearer::new(frame.token),

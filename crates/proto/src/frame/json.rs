@@ -4,21 +4,20 @@ use std::borrow::Borrow;
 
 use bytes::Bytes;
 use everwire_core::Refusal;
-use everwire_core::control::Cancel;
 use everwire_core::event::Event;
 use everwire_core::ids::SessionName;
 use everwire_core::position::{Cursor, Offset, SessionEpoch};
 use serde::{Serialize, Serializer};
 
 use super::{
-    AttachAnswer, BadFrame, CANCEL, ClientFrame, Covered, RAW, ServerFrame, check_form, check_id,
-    check_signal, outcome, outcome_place,
+    AttachAnswer, BadFrame, ClientFrame, Covered, RAW, ServerFrame, check_form, check_id, outcome,
+    outcome_place,
 };
-use crate::control::CancelFields;
 use crate::event::check_posted;
 use crate::field::malformed;
 use crate::json::read::{self, Fields};
 use crate::json::write::{self, DetailsJson, DraftJson, EpochText, EventJson, Rfc3339};
+use crate::signal::{Pressed, pressed};
 use crate::token::Bearer;
 
 /// Bytes of an event's JSON besides its payload, roughly: the first guess of a buffer's size.
@@ -64,9 +63,8 @@ enum ClientJson<'a> {
         #[serde(skip_serializing_if = "str::is_empty")]
         id: &'a str,
         session: &'a str,
-        signal: &'static str,
         #[serde(flatten)]
-        cancel: CancelJson,
+        fields: Box<SignalJson>,
         key: &'a str,
     },
     Refresh {
@@ -80,9 +78,10 @@ enum ClientJson<'a> {
     },
 }
 
-/// The fields of a cancel that are set.
+/// The fields of a signal that are set.
 #[derive(Serialize)]
-struct CancelJson {
+struct SignalJson {
+    signal: String,
     #[serde(skip_serializing_if = "String::is_empty")]
     run: String,
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -99,12 +98,19 @@ struct CancelJson {
     expect: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     as_of: Option<u64>,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    approval: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    action_hash: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    note: String,
 }
 
-impl CancelJson {
-    fn new(cancel: &Cancel) -> Self {
-        let fields = CancelFields::of(cancel);
+impl SignalJson {
+    fn new(pressed: &Pressed) -> Self {
+        let fields = pressed.fields();
         Self {
+            signal: fields.signal,
             run: fields.run,
             subtree: fields.subtree,
             input: fields.input,
@@ -113,6 +119,9 @@ impl CancelJson {
             graceful_ms: (fields.graceful_ms > 0).then_some(fields.graceful_ms),
             expect: fields.expect,
             as_of: fields.as_of,
+            approval: fields.approval,
+            action_hash: fields.action_hash,
+            note: fields.note,
         }
     }
 }
@@ -158,15 +167,14 @@ pub(super) fn encode_client(id: &str, frame: &ClientFrame) -> Bytes {
             key: key.as_ref().map(|key| key.as_str()),
             event: Box::new(DraftJson::new(draft)),
         },
-        ClientFrame::Cancel {
+        ClientFrame::Signal {
             session,
-            cancel,
+            pressed,
             key,
         } => ClientJson::Signal {
             id,
             session: session.as_str(),
-            signal: CANCEL,
-            cancel: CancelJson::new(cancel),
+            fields: Box::new(SignalJson::new(pressed)),
             key: key.as_str(),
         },
         ClientFrame::Refresh { token } => ClientJson::Refresh {
@@ -222,13 +230,10 @@ fn client(fields: &Fields<'_>) -> Result<ClientFrame, Refusal> {
                 key,
             }
         },
-        "signal" => {
-            check_signal(&fields.some_text("signal")?)?;
-            ClientFrame::Cancel {
-                session: session()?,
-                cancel: read::cancel(fields)?,
-                key: fields.some_name("key")?,
-            }
+        "signal" => ClientFrame::Signal {
+            session: session()?,
+            pressed: pressed(&read::signal_fields(fields)?)?,
+            key: fields.some_name("key")?,
         },
         "refresh" => ClientFrame::Refresh { token: token()? },
         "ping" => ClientFrame::Ping,

@@ -66,7 +66,7 @@ pub struct Publish {
 pub struct Signal {
     #[prost(string, tag = "1")]
     pub session: ::prost::alloc::string::String,
-    /// cancel
+    /// cancel, pause, resume, approve or deny
     #[prost(string, tag = "2")]
     pub signal: ::prost::alloc::string::String,
     /// The fields of everwire.v1.CancelRequest.
@@ -88,6 +88,13 @@ pub struct Signal {
     pub expect: ::prost::alloc::string::String,
     #[prost(uint64, optional, tag = "11")]
     pub as_of: ::core::option::Option<u64>,
+    /// The fields of everwire.v1.AnswerRequest.
+    #[prost(string, tag = "12")]
+    pub approval: ::prost::alloc::string::String,
+    #[prost(string, tag = "13")]
+    pub action_hash: ::prost::alloc::string::String,
+    #[prost(string, tag = "14")]
+    pub note: ::prost::alloc::string::String,
 }
 /// A new token for this socket: same namespace and participant.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -220,6 +220,12 @@ pub struct RunStand {
     pub last_seq: u64,
     #[prost(uint64, tag = "13")]
     pub last_offset: u64,
+    /// Why it is suspended; empty unless it is.
+    #[prost(string, tag = "14")]
+    pub suspended: ::prost::alloc::string::String,
+    /// The step that it is in; empty for none.
+    #[prost(string, tag = "15")]
+    pub step: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct DiscoverRequest {

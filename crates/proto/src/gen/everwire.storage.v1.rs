@@ -157,7 +157,7 @@ pub struct Command {
     /// The history that the caller means; empty for whichever there is.
     #[prost(string, tag = "5")]
     pub session_epoch: ::prost::alloc::string::String,
-    #[prost(oneof = "command::Op", tags = "8, 9, 10, 11, 12, 13, 14, 15, 16")]
+    #[prost(oneof = "command::Op", tags = "8, 9, 10, 11, 12, 13, 14, 15, 16, 17")]
     pub op: ::core::option::Option<command::Op>,
 }
 /// Nested message and enum types in `Command`.
@@ -182,6 +182,8 @@ pub mod command {
         Unfreeze(super::Unfreeze),
         #[prost(message, tag = "16")]
         Heartbeat(super::Heartbeat),
+        #[prost(message, tag = "17")]
+        Signal(super::Signal),
     }
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -278,11 +280,49 @@ pub mod cancel {
         Session(super::super::super::v1::SessionTarget),
     }
 }
+/// Another signal than a stop. A replica that finds none of these in it was built before that one,
+/// and stops.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Signal {
+    #[prost(string, tag = "4")]
+    pub key: ::prost::alloc::string::String,
+    #[prost(bytes = "bytes", tag = "5")]
+    pub body_hash: ::prost::bytes::Bytes,
+    #[prost(oneof = "signal::Signal", tags = "1, 2, 3")]
+    pub signal: ::core::option::Option<signal::Signal>,
+}
+/// Nested message and enum types in `Signal`.
+pub mod signal {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Signal {
+        #[prost(message, tag = "1")]
+        Pause(super::super::super::v1::SignalAim),
+        #[prost(message, tag = "2")]
+        Resume(super::super::super::v1::SignalAim),
+        #[prost(message, tag = "3")]
+        Answer(super::Answer),
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Answer {
+    #[prost(string, tag = "1")]
+    pub approval: ::prost::alloc::string::String,
+    /// Numbers of everwire.v1.Verdict.
+    #[prost(uint32, tag = "2")]
+    pub verdict: u32,
+    #[prost(string, tag = "3")]
+    pub action_hash: ::prost::alloc::string::String,
+    #[prost(string, optional, tag = "4")]
+    pub note: ::core::option::Option<::prost::alloc::string::String>,
+}
 /// The value of a state row; which variant belongs to which key stands in
 /// docs/protocol/storage.md.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Row {
-    #[prost(oneof = "row::Row", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14")]
+    #[prost(
+        oneof = "row::Row",
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15"
+    )]
     pub row: ::core::option::Option<row::Row>,
 }
 /// Nested message and enum types in `Row`.
@@ -317,6 +357,8 @@ pub mod row {
         Tombstone(super::TombstoneRow),
         #[prost(message, tag = "14")]
         Step(super::StepRow),
+        #[prost(message, tag = "15")]
+        Approval(super::ApprovalRow),
     }
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -348,6 +390,8 @@ pub struct HeadRow {
     /// When stale client keys are removed; absent while there are no keys.
     #[prost(uint64, optional, tag = "10")]
     pub keys_due_ms: ::core::option::Option<u64>,
+    #[prost(uint32, tag = "11")]
+    pub open_approvals: u32,
 }
 /// Since when a session takes none, and by which command.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -402,6 +446,11 @@ pub struct RunRow {
     /// Steps that it has begun, each counted once.
     #[prost(uint32, tag = "18")]
     pub steps: u32,
+    /// Numbers of everwire.v1.SuspendReason; 0 unless it is suspended.
+    #[prost(uint32, tag = "19")]
+    pub suspended: u32,
+    #[prost(string, repeated, tag = "20")]
+    pub open_approvals: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// What the writer of a cancelled run may still append.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -510,6 +559,9 @@ pub struct TimerRow {
     /// The run that it is about, where its kind is about one.
     #[prost(string, tag = "2")]
     pub run: ::prost::alloc::string::String,
+    /// The request for an approval that it is about; empty for none.
+    #[prost(string, tag = "3")]
+    pub approval: ::prost::alloc::string::String,
 }
 /// What a group has applied: written in the batch of the rows and events that it covers.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -592,6 +644,31 @@ pub struct SnapshotRow {
     #[prost(bytes = "bytes", tag = "3")]
     pub value: ::prost::bytes::Bytes,
 }
+/// A request for an approval.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ApprovalRow {
+    #[prost(string, tag = "1")]
+    pub run: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub action_hash: ::prost::alloc::string::String,
+    #[prost(string, repeated, tag = "3")]
+    pub approvers: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(uint64, tag = "4")]
+    pub deadline_ms: u64,
+    /// Where its timer stands; absent once it is resolved.
+    #[prost(uint64, optional, tag = "5")]
+    pub due_ms: ::core::option::Option<u64>,
+    /// Numbers of everwire.v1.Verdict.
+    #[prost(uint32, tag = "6")]
+    pub on_expiry: u32,
+    /// Numbers of everwire.v1.ApprovalOutcome; 0 while it is open.
+    #[prost(uint32, tag = "7")]
+    pub outcome: u32,
+    #[prost(uint64, tag = "8")]
+    pub resolved: u64,
+    #[prost(string, tag = "9")]
+    pub resolved_by: ::prost::alloc::string::String,
+}
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum RunState {
@@ -601,6 +678,7 @@ pub enum RunState {
     Failed = 3,
     Cancelled = 4,
     Orphaned = 5,
+    Suspended = 6,
 }
 impl RunState {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -615,6 +693,7 @@ impl RunState {
             Self::Failed => "RUN_STATE_FAILED",
             Self::Cancelled => "RUN_STATE_CANCELLED",
             Self::Orphaned => "RUN_STATE_ORPHANED",
+            Self::Suspended => "RUN_STATE_SUSPENDED",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -626,6 +705,7 @@ impl RunState {
             "RUN_STATE_FAILED" => Some(Self::Failed),
             "RUN_STATE_CANCELLED" => Some(Self::Cancelled),
             "RUN_STATE_ORPHANED" => Some(Self::Orphaned),
+            "RUN_STATE_SUSPENDED" => Some(Self::Suspended),
             _ => None,
         }
     }

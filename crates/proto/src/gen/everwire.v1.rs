@@ -57,7 +57,7 @@ pub struct Draft {
     pub raw: ::core::option::Option<Raw>,
     #[prost(
         oneof = "draft::Body",
-        tags = "16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33"
+        tags = "16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 34, 35, 36, 37, 38, 39"
     )]
     pub body: ::core::option::Option<draft::Body>,
 }
@@ -101,6 +101,18 @@ pub mod draft {
         StepStart(super::StepStart),
         #[prost(message, tag = "33")]
         StepEnd(super::StepEnd),
+        #[prost(message, tag = "34")]
+        RunSuspended(super::RunSuspended),
+        #[prost(message, tag = "35")]
+        RunResumed(super::RunResumed),
+        #[prost(message, tag = "36")]
+        SignalPause(super::SignalAim),
+        #[prost(message, tag = "37")]
+        SignalResume(super::SignalAim),
+        #[prost(message, tag = "38")]
+        ApprovalRequested(super::ApprovalRequested),
+        #[prost(message, tag = "39")]
+        ApprovalResolved(super::ApprovalResolved),
     }
 }
 /// A provider's chunk, or anything else that the server does not read.
@@ -151,6 +163,19 @@ pub struct RunClaimed {}
 /// run.orphaned: its writer was silent for its whole lease; the stamp says which.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RunOrphaned {}
+/// run.suspended: the run waits, and its writer needs no lease while it does.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RunSuspended {
+    /// A writer cannot say paused.
+    #[prost(enumeration = "SuspendReason", tag = "1")]
+    pub reason: i32,
+    /// What it waits for, for people.
+    #[prost(string, optional, tag = "2")]
+    pub note: ::core::option::Option<::prost::alloc::string::String>,
+}
+/// run.resumed: it waits no more; its writer has one full lease from here.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RunResumed {}
 /// run.completed
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RunCompleted {}
@@ -306,6 +331,70 @@ pub struct InputTarget {
 /// Every live run of the session.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SessionTarget {}
+/// signal.pause, signal.resume
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SignalAim {
+    /// What is to wait, or to go on.
+    #[prost(oneof = "signal_aim::Target", tags = "1, 2, 3")]
+    pub target: ::core::option::Option<signal_aim::Target>,
+}
+/// Nested message and enum types in `SignalAim`.
+pub mod signal_aim {
+    /// What is to wait, or to go on.
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Target {
+        #[prost(string, tag = "1")]
+        Run(::prost::alloc::string::String),
+        /// A run and all that work for it.
+        #[prost(string, tag = "2")]
+        Subtree(::prost::alloc::string::String),
+        #[prost(message, tag = "3")]
+        Session(super::SessionTarget),
+    }
+}
+/// approval.requested
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ApprovalRequested {
+    /// Unique in its session; chosen by the agent.
+    #[prost(string, tag = "1")]
+    pub approval: ::prost::alloc::string::String,
+    /// What is to be done, for people.
+    #[prost(string, tag = "2")]
+    pub action: ::prost::alloc::string::String,
+    /// What the action comes to in a few characters; an answer has to say the same.
+    #[prost(string, tag = "3")]
+    pub action_hash: ::prost::alloc::string::String,
+    /// Who may answer, at most 16; empty for whoever has the right.
+    #[prost(string, repeated, tag = "4")]
+    pub approvers: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// How long it waits for an answer, 1 s to 30 days; 0 for the default, an hour.
+    #[prost(uint32, tag = "5")]
+    pub within_ms: u32,
+    /// When it expires, milliseconds since 1970; stamped by the server.
+    #[prost(uint64, tag = "6")]
+    pub deadline_ms: u64,
+    /// What it stands for when nobody answers in time; unspecified means deny.
+    #[prost(enumeration = "Verdict", tag = "7")]
+    pub on_expiry: i32,
+    /// What is to be done, for programs.
+    #[prost(message, optional, tag = "8")]
+    pub data: ::core::option::Option<Data>,
+}
+/// approval.resolved
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ApprovalResolved {
+    #[prost(string, tag = "1")]
+    pub approval: ::prost::alloc::string::String,
+    /// A writer can only say withdrawn.
+    #[prost(enumeration = "ApprovalOutcome", tag = "2")]
+    pub outcome: i32,
+    /// What whoever answered had to say.
+    #[prost(string, optional, tag = "3")]
+    pub note: ::core::option::Option<::prost::alloc::string::String>,
+    /// What its expiry stands for; only then.
+    #[prost(enumeration = "Verdict", tag = "4")]
+    pub on_expiry: i32,
+}
 /// signal.observed: the writer of the run has seen a signal.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SignalObserved {
@@ -417,6 +506,45 @@ impl Codec {
             "CODEC_PLAIN" => Some(Self::Plain),
             "CODEC_SEALED" => Some(Self::Sealed),
             "CODEC_OPAQUE" => Some(Self::Opaque),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum SuspendReason {
+    Unspecified = 0,
+    /// For the answer to an approval.
+    Approval = 1,
+    /// For something that a person is to say.
+    Input = 2,
+    /// For credentials.
+    Auth = 3,
+    /// Somebody paused it.
+    Paused = 4,
+}
+impl SuspendReason {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "SUSPEND_REASON_UNSPECIFIED",
+            Self::Approval => "SUSPEND_REASON_APPROVAL",
+            Self::Input => "SUSPEND_REASON_INPUT",
+            Self::Auth => "SUSPEND_REASON_AUTH",
+            Self::Paused => "SUSPEND_REASON_PAUSED",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "SUSPEND_REASON_UNSPECIFIED" => Some(Self::Unspecified),
+            "SUSPEND_REASON_APPROVAL" => Some(Self::Approval),
+            "SUSPEND_REASON_INPUT" => Some(Self::Input),
+            "SUSPEND_REASON_AUTH" => Some(Self::Auth),
+            "SUSPEND_REASON_PAUSED" => Some(Self::Paused),
             _ => None,
         }
     }
@@ -557,6 +685,72 @@ impl PartKind {
             "PART_KIND_TOOL_RESULT" => Some(Self::ToolResult),
             "PART_KIND_DATA" => Some(Self::Data),
             "PART_KIND_FILE" => Some(Self::File),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum Verdict {
+    Unspecified = 0,
+    Approve = 1,
+    Deny = 2,
+}
+impl Verdict {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "VERDICT_UNSPECIFIED",
+            Self::Approve => "VERDICT_APPROVE",
+            Self::Deny => "VERDICT_DENY",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "VERDICT_UNSPECIFIED" => Some(Self::Unspecified),
+            "VERDICT_APPROVE" => Some(Self::Approve),
+            "VERDICT_DENY" => Some(Self::Deny),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum ApprovalOutcome {
+    Unspecified = 0,
+    Approved = 1,
+    Denied = 2,
+    /// Nobody answered in time: never a person's denial.
+    Expired = 3,
+    /// Nobody asks any more: its run took it back, or has ended.
+    Withdrawn = 4,
+}
+impl ApprovalOutcome {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "APPROVAL_OUTCOME_UNSPECIFIED",
+            Self::Approved => "APPROVAL_OUTCOME_APPROVED",
+            Self::Denied => "APPROVAL_OUTCOME_DENIED",
+            Self::Expired => "APPROVAL_OUTCOME_EXPIRED",
+            Self::Withdrawn => "APPROVAL_OUTCOME_WITHDRAWN",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "APPROVAL_OUTCOME_UNSPECIFIED" => Some(Self::Unspecified),
+            "APPROVAL_OUTCOME_APPROVED" => Some(Self::Approved),
+            "APPROVAL_OUTCOME_DENIED" => Some(Self::Denied),
+            "APPROVAL_OUTCOME_EXPIRED" => Some(Self::Expired),
+            "APPROVAL_OUTCOME_WITHDRAWN" => Some(Self::Withdrawn),
             _ => None,
         }
     }
@@ -2484,7 +2678,7 @@ pub struct GetRequest {
 pub struct GetResponse {
     #[prost(string, tag = "1")]
     pub run: ::prost::alloc::string::String,
-    /// running, orphaned, completed, failed or cancelled.
+    /// running, suspended, orphaned, completed, failed or cancelled.
     #[prost(string, tag = "2")]
     pub state: ::prost::alloc::string::String,
     #[prost(uint32, tag = "3")]
@@ -2511,6 +2705,12 @@ pub struct GetResponse {
     /// For how long its writer may be silent; 0 where none was granted.
     #[prost(uint32, tag = "12")]
     pub lease_ms: u32,
+    /// While it is suspended: why.
+    #[prost(string, tag = "13")]
+    pub suspended: ::prost::alloc::string::String,
+    /// The step that it is in; whoever claims it begins the next attempt at it.
+    #[prost(string, tag = "14")]
+    pub step: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CancelRequest {
@@ -2552,6 +2752,69 @@ pub struct CancelResponse {
     #[prost(string, tag = "2")]
     pub outcome: ::prost::alloc::string::String,
     /// applied: the cancel offset. already_terminal: where the run ended.
+    #[prost(uint64, optional, tag = "3")]
+    pub offset: ::core::option::Option<u64>,
+    /// already_terminal: completed, failed or cancelled.
+    #[prost(string, optional, tag = "4")]
+    pub state: ::core::option::Option<::prost::alloc::string::String>,
+    #[prost(bool, tag = "5")]
+    pub duplicate: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PauseRequest {
+    #[prost(string, tag = "1")]
+    pub session: ::prost::alloc::string::String,
+    /// Exactly one of run, subtree and all.
+    #[prost(string, tag = "2")]
+    pub run: ::prost::alloc::string::String,
+    /// A run, which may have ended, and all that work for it.
+    #[prost(string, tag = "3")]
+    pub subtree: ::prost::alloc::string::String,
+    /// Every live run of the session.
+    #[prost(bool, tag = "4")]
+    pub all: bool,
+    /// Required; makes a retry safe for 24 h.
+    #[prost(string, tag = "5")]
+    pub key: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ResumeRequest {
+    #[prost(string, tag = "1")]
+    pub session: ::prost::alloc::string::String,
+    /// As in PauseRequest.
+    #[prost(string, tag = "2")]
+    pub run: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub subtree: ::prost::alloc::string::String,
+    #[prost(bool, tag = "4")]
+    pub all: bool,
+    #[prost(string, tag = "5")]
+    pub key: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AnswerRequest {
+    #[prost(string, tag = "1")]
+    pub session: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub approval: ::prost::alloc::string::String,
+    /// As approval.requested has it: what the caller has seen.
+    #[prost(string, tag = "3")]
+    pub action_hash: ::prost::alloc::string::String,
+    /// What else is to be said, at most 256 bytes.
+    #[prost(string, tag = "4")]
+    pub note: ::prost::alloc::string::String,
+    /// Required; makes a retry safe for 24 h.
+    #[prost(string, tag = "5")]
+    pub key: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SignalResponse {
+    #[prost(string, tag = "1")]
+    pub session_epoch: ::prost::alloc::string::String,
+    /// applied, already_terminal, denied or unknown_run.
+    #[prost(string, tag = "2")]
+    pub outcome: ::prost::alloc::string::String,
+    /// applied: where the signal, or the answer, stands. already_terminal: where the run ended.
     #[prost(uint64, optional, tag = "3")]
     pub offset: ::core::option::Option<u64>,
     /// already_terminal: completed, failed or cancelled.
@@ -3151,6 +3414,90 @@ pub mod signals_client {
                 .insert(GrpcMethod::new("everwire.v1.Signals", "Cancel"));
             self.inner.unary(req, path, codec).await
         }
+        /// Runs wait: what their writers send is refused until they are resumed.
+        pub async fn pause(
+            &mut self,
+            request: impl tonic::IntoRequest<super::PauseRequest>,
+        ) -> std::result::Result<tonic::Response<super::SignalResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/everwire.v1.Signals/Pause",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("everwire.v1.Signals", "Pause"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Runs that wait go on.
+        pub async fn resume(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ResumeRequest>,
+        ) -> std::result::Result<tonic::Response<super::SignalResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/everwire.v1.Signals/Resume",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("everwire.v1.Signals", "Resume"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Yes to a request for an approval; the first answer that is committed wins.
+        pub async fn approve(
+            &mut self,
+            request: impl tonic::IntoRequest<super::AnswerRequest>,
+        ) -> std::result::Result<tonic::Response<super::SignalResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/everwire.v1.Signals/Approve",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("everwire.v1.Signals", "Approve"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// No to it.
+        pub async fn deny(
+            &mut self,
+            request: impl tonic::IntoRequest<super::AnswerRequest>,
+        ) -> std::result::Result<tonic::Response<super::SignalResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/everwire.v1.Signals/Deny");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("everwire.v1.Signals", "Deny"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -3170,6 +3517,26 @@ pub mod signals_server {
             &self,
             request: tonic::Request<super::CancelRequest>,
         ) -> std::result::Result<tonic::Response<super::CancelResponse>, tonic::Status>;
+        /// Runs wait: what their writers send is refused until they are resumed.
+        async fn pause(
+            &self,
+            request: tonic::Request<super::PauseRequest>,
+        ) -> std::result::Result<tonic::Response<super::SignalResponse>, tonic::Status>;
+        /// Runs that wait go on.
+        async fn resume(
+            &self,
+            request: tonic::Request<super::ResumeRequest>,
+        ) -> std::result::Result<tonic::Response<super::SignalResponse>, tonic::Status>;
+        /// Yes to a request for an approval; the first answer that is committed wins.
+        async fn approve(
+            &self,
+            request: tonic::Request<super::AnswerRequest>,
+        ) -> std::result::Result<tonic::Response<super::SignalResponse>, tonic::Status>;
+        /// No to it.
+        async fn deny(
+            &self,
+            request: tonic::Request<super::AnswerRequest>,
+        ) -> std::result::Result<tonic::Response<super::SignalResponse>, tonic::Status>;
     }
     /// Explicit, durable, ordered control. A disconnect is never one of these.
     #[derive(Debug)]
@@ -3276,6 +3643,178 @@ pub mod signals_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = CancelSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/everwire.v1.Signals/Pause" => {
+                    #[allow(non_camel_case_types)]
+                    struct PauseSvc<T: Signals>(pub Arc<T>);
+                    impl<T: Signals> tonic::server::UnaryService<super::PauseRequest>
+                    for PauseSvc<T> {
+                        type Response = super::SignalResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::PauseRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Signals>::pause(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = PauseSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/everwire.v1.Signals/Resume" => {
+                    #[allow(non_camel_case_types)]
+                    struct ResumeSvc<T: Signals>(pub Arc<T>);
+                    impl<T: Signals> tonic::server::UnaryService<super::ResumeRequest>
+                    for ResumeSvc<T> {
+                        type Response = super::SignalResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ResumeRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Signals>::resume(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ResumeSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/everwire.v1.Signals/Approve" => {
+                    #[allow(non_camel_case_types)]
+                    struct ApproveSvc<T: Signals>(pub Arc<T>);
+                    impl<T: Signals> tonic::server::UnaryService<super::AnswerRequest>
+                    for ApproveSvc<T> {
+                        type Response = super::SignalResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::AnswerRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Signals>::approve(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ApproveSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/everwire.v1.Signals/Deny" => {
+                    #[allow(non_camel_case_types)]
+                    struct DenySvc<T: Signals>(pub Arc<T>);
+                    impl<T: Signals> tonic::server::UnaryService<super::AnswerRequest>
+                    for DenySvc<T> {
+                        type Response = super::SignalResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::AnswerRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Signals>::deny(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = DenySvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -10,11 +10,11 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use everwire_core::Refusal;
 use everwire_core::clock::Timestamp;
-use everwire_core::control::Cancel;
+use everwire_core::control::{Cancel, Request};
 use everwire_core::event::Kind;
 use everwire_core::event::{
-    Author, Body, Codec, Data, Draft, Event, MessageStatus, PartKind, ParticipantKind, Raw, Role,
-    RunStamp, StepStatus, Visibility,
+    ApprovalOutcome, Author, Body, Codec, Data, Draft, Event, MessageStatus, PartKind,
+    ParticipantKind, Raw, Role, RunStamp, StepStatus, SuspendReason, Verdict, Visibility,
 };
 use everwire_core::position::Offset;
 use serde::Deserialize;
@@ -22,10 +22,11 @@ use serde_json::value::RawValue;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::control::{CancelFields, input_ref};
+use crate::control::{HoldsCancel, input_ref};
 use crate::event::forget_stamps;
 use crate::field::{self, malformed};
-use crate::v1;
+use crate::signal::aimed_at;
+use crate::{edge_v1, v1};
 
 /// The fields of one JSON object.
 pub(crate) struct Fields<'a> {
@@ -118,6 +119,15 @@ impl<'a> Fields<'a> {
     /// The same for a field that must be there.
     pub(crate) fn some_name<T: FromStr<Err: Display>>(&self, name: &str) -> Result<T, Refusal> {
         self.need(name, self.name(name)?)
+    }
+
+    /// An array of names; absent means none.
+    fn names<T: FromStr<Err: Display>>(&self, name: &str) -> Result<Vec<T>, Refusal> {
+        let texts: Option<Vec<String>> = self.get(name, "is not an array of strings")?;
+        let texts = texts.unwrap_or_default().into_iter();
+        texts
+            .map(|text| field::name(&self.full(name), &text))
+            .collect()
     }
 
     /// A word of a closed set.
@@ -287,6 +297,36 @@ fn step_end(fields: &Fields<'_>) -> Result<Body, Refusal> {
     })
 }
 
+fn approval_requested(fields: &Fields<'_>) -> Result<Body, Refusal> {
+    let on_expiry = fields.word("on_expiry", Verdict::parse)?;
+    let deadline = fields
+        .text("deadline")?
+        .map(|_there| fields.time("deadline"));
+    Ok(Body::ApprovalRequested(Request {
+        approval: fields.some_name("approval")?,
+        action: fields.some_text("action")?,
+        action_hash: fields.some_name("action_hash")?,
+        approvers: fields.names("approvers")?,
+        within_ms: fields.small("within_ms")?.unwrap_or(0),
+        deadline: deadline.transpose()?.unwrap_or(Timestamp(0)),
+        on_expiry: on_expiry.unwrap_or(Verdict::Deny),
+        data: data(fields)?,
+    }))
+}
+
+fn approval_resolved(fields: &Fields<'_>) -> Result<Body, Refusal> {
+    Ok(Body::ApprovalResolved {
+        approval: fields.some_name("approval")?,
+        outcome: fields.some_word("outcome", ApprovalOutcome::parse)?,
+        note: fields.text("note")?,
+        on_expiry: fields.word("on_expiry", Verdict::parse)?,
+    })
+}
+
+#[expect(
+    clippy::too_many_lines,
+    reason = "a table: one short arm for each kind of event"
+)]
 fn body_of(kind: Kind, fields: &Fields<'_>) -> Result<Body, Refusal> {
     Ok(match kind {
         Kind::RunStarted => run_started(fields)?,
@@ -295,6 +335,11 @@ fn body_of(kind: Kind, fields: &Fields<'_>) -> Result<Body, Refusal> {
         Kind::RunEpilogue => Body::RunEpilogue {
             data: data(fields)?,
         },
+        Kind::RunSuspended => Body::RunSuspended {
+            reason: fields.some_word("reason", SuspendReason::parse)?,
+            note: fields.text("note")?,
+        },
+        Kind::RunResumed => Body::RunResumed,
         Kind::RunCompleted => Body::RunCompleted,
         Kind::RunFailed => Body::RunFailed {
             reason: fields.some_text("reason")?,
@@ -348,6 +393,14 @@ fn body_of(kind: Kind, fields: &Fields<'_>) -> Result<Body, Refusal> {
                 grace_ms: cancel.grace_ms,
             }
         },
+        Kind::SignalPause => Body::SignalPause {
+            target: aimed_at(&signal_fields(fields)?)?,
+        },
+        Kind::SignalResume => Body::SignalResume {
+            target: aimed_at(&signal_fields(fields)?)?,
+        },
+        Kind::ApprovalRequested => approval_requested(fields)?,
+        Kind::ApprovalResolved => approval_resolved(fields)?,
         Kind::SignalObserved => Body::SignalObserved {
             signal_offset: fields.some_offset("signal_offset")?,
         },
@@ -375,12 +428,18 @@ fn data_in(fields: &Fields<'_>, json: &str, base64: &str) -> Result<Option<Data>
     }
 }
 
-// === Stops ===
+// === Signals ===
 
 /// The fields of a cancel, among whatever else stands there.
 pub(crate) fn cancel(fields: &Fields<'_>) -> Result<Cancel, Refusal> {
+    signal_fields(fields)?.cancel()
+}
+
+/// The fields of any signal, among whatever else stands there; its session and key are left out.
+pub(crate) fn signal_fields(fields: &Fields<'_>) -> Result<edge_v1::Signal, Refusal> {
     let text = |name: &str| Ok::<_, Refusal>(fields.text(name)?.unwrap_or_default());
-    let fields = CancelFields {
+    Ok(edge_v1::Signal {
+        signal: text("signal")?,
         run: text("run")?,
         subtree: text("subtree")?,
         input: text("input")?,
@@ -389,8 +448,11 @@ pub(crate) fn cancel(fields: &Fields<'_>) -> Result<Cancel, Refusal> {
         graceful_ms: fields.small("graceful_ms")?.unwrap_or(0),
         expect: text("expect")?,
         as_of: fields.number("as_of")?,
-    };
-    fields.read()
+        approval: text("approval")?,
+        action_hash: text("action_hash")?,
+        note: text("note")?,
+        ..edge_v1::Signal::default()
+    })
 }
 
 // === Refusals ===

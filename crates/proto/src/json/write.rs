@@ -5,10 +5,10 @@ use std::fmt;
 use base64::display::Base64Display;
 use base64::engine::general_purpose::STANDARD;
 use everwire_core::clock::Timestamp;
-use everwire_core::control::{InputRef, Target};
+use everwire_core::control::{InputRef, Request, Target};
 use everwire_core::event::{Body, Data, Draft, Event, Raw};
 use everwire_core::position::{Offset, SessionEpoch};
-use everwire_core::{Details, Refusal, RunId, StepId};
+use everwire_core::{Details, ParticipantId, Refusal, RunId, StepId};
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 use time::OffsetDateTime;
@@ -208,6 +208,24 @@ struct BodyJson<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    note: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    approval: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    action: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    action_hash: Option<&'a str>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    approvers: Vec<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    within_ms: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    deadline: Option<Rfc3339>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    outcome: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    on_expiry: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     cancel_offset: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     signal_offset: Option<u64>,
@@ -242,7 +260,11 @@ impl<'a> BodyJson<'a> {
                 parent,
                 meta,
             } => json.of_start(input.as_ref(), parent.as_ref(), meta.as_ref()),
-            Body::RunClaimed | Body::RunOrphaned | Body::RunCompleted => {},
+            Body::RunClaimed | Body::RunOrphaned | Body::RunResumed | Body::RunCompleted => {},
+            Body::RunSuspended { reason, note } => {
+                json.reason = Some(reason.as_str());
+                json.note = note.as_deref();
+            },
             Body::RunEpilogue { data } => json.with_data(data.as_ref()),
             Body::RunFailed { reason } => json.reason = Some(reason),
             Body::RunCancelled { cancel_offset } => json.cancel_offset = Some(cancel_offset.get()),
@@ -303,6 +325,21 @@ impl<'a> BodyJson<'a> {
                 json.with_target(target);
                 json.graceful_ms = *grace_ms;
             },
+            Body::SignalPause { target } | Body::SignalResume { target } => {
+                json.with_target(target);
+            },
+            Body::ApprovalRequested(request) => json.of_request(request),
+            Body::ApprovalResolved {
+                approval,
+                outcome,
+                note,
+                on_expiry,
+            } => {
+                json.approval = Some(approval.as_str());
+                json.outcome = Some(outcome.as_str());
+                json.note = note.as_deref();
+                json.on_expiry = on_expiry.map(|verdict| verdict.as_str());
+            },
             Body::SignalObserved { signal_offset } => {
                 json.signal_offset = Some(signal_offset.get());
             },
@@ -329,6 +366,18 @@ impl<'a> BodyJson<'a> {
         self.step = Some(step.as_str());
         self.attempt = attempt;
         self.name = name;
+    }
+
+    fn of_request(&mut self, request: &'a Request) {
+        let approvers = request.approvers.iter();
+        self.approval = Some(request.approval.as_str());
+        self.action = Some(&request.action);
+        self.action_hash = Some(request.action_hash.as_str());
+        self.approvers = approvers.map(ParticipantId::as_str).collect();
+        self.within_ms = Some(request.within_ms);
+        self.deadline = Some(Rfc3339(request.deadline));
+        self.on_expiry = Some(request.on_expiry.as_str());
+        self.with_data(request.data.as_ref());
     }
 
     fn with_target(&mut self, target: &'a Target) {

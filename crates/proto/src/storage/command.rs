@@ -2,20 +2,23 @@
 
 use everwire_core::clock::Timestamp;
 use everwire_core::command::{Batch, Command, Control, Expire, Fire, Op, StartRun};
-use everwire_core::control::{Cancel, Guard, Lease, Target};
+use everwire_core::control::{Answer, Cancel, Guard, Lease, Signal, Target};
 use everwire_core::event::Draft;
 use everwire_core::ids::{SessionNo, Slot};
 use everwire_core::position::{Offset, RunEpoch, Seq};
 use everwire_core::row::{SessionKey, TimerKind};
 
+use super::row::{signed, unsigned};
 use super::{StorageError, damaged};
 use crate::control::{input_from, input_ref, input_target, state};
 use crate::event::{Source, data_from, data_to, draft_from, text};
 use crate::field;
+use crate::signal::{aim_from, aim_to};
 use crate::storage_v1 as disk;
 use crate::storage_v1::command::Op as DiskOp;
 use crate::storage_v1::control::Kind as DiskControl;
-use crate::v1;
+use crate::storage_v1::signal::Signal as DiskSignal;
+use crate::{v1, words};
 
 pub(super) fn batch_to(batch: &Batch) -> disk::Batch {
     disk::Batch {
@@ -185,7 +188,44 @@ fn op_to(op: &Op) -> DiskOp {
                 .map_or_else(String::new, |state| state.as_str().to_owned()),
             as_of: cancel.guard.as_of.map(Offset::get),
         }),
+        Op::Signal {
+            signal,
+            key,
+            body_hash,
+        } => DiskOp::Signal(disk::Signal {
+            signal: Some(signal_to(signal)),
+            key: key.to_string(),
+            body_hash: hash_to(*body_hash),
+        }),
     }
+}
+
+fn signal_to(signal: &Signal) -> DiskSignal {
+    match signal {
+        Signal::Pause(target) => DiskSignal::Pause(aim_to(target)),
+        Signal::Resume(target) => DiskSignal::Resume(aim_to(target)),
+        Signal::Answer(answer) => DiskSignal::Answer(disk::Answer {
+            approval: answer.approval.to_string(),
+            verdict: unsigned(words::verdict_to(answer.verdict).into()),
+            action_hash: answer.action_hash.to_string(),
+            note: answer.note.clone(),
+        }),
+    }
+}
+
+/// A signal that this build does not know is read as none, and ends the replica.
+fn signal_from(signal: Option<DiskSignal>) -> Result<Signal, StorageError> {
+    Ok(match signal {
+        Some(DiskSignal::Pause(aim)) => Signal::Pause(aim_from(aim)?),
+        Some(DiskSignal::Resume(aim)) => Signal::Resume(aim_from(aim)?),
+        Some(DiskSignal::Answer(answer)) => Signal::Answer(Answer {
+            approval: field::name("approval", &answer.approval)?,
+            verdict: words::verdict_from("verdict", signed(answer.verdict)?)?,
+            action_hash: field::name("action_hash", &answer.action_hash)?,
+            note: answer.note,
+        }),
+        None => return Err(damaged("a signal of no kind that is known")),
+    })
 }
 
 fn start_to(start: &StartRun) -> disk::StartRun {
@@ -270,6 +310,11 @@ fn op_from(op: DiskOp) -> Result<Op, StorageError> {
         DiskOp::Post(op) => Op::Post {
             draft: draft(op.draft.ok_or_else(|| damaged("a post without draft"))?)?,
             key: field::optional_name("key", &op.key)?,
+            body_hash: hash_from(&op.body_hash)?,
+        },
+        DiskOp::Signal(op) => Op::Signal {
+            signal: signal_from(op.signal)?,
+            key: field::name("key", &op.key)?,
             body_hash: hash_from(&op.body_hash)?,
         },
         DiskOp::Cancel(op) => Op::Cancel {

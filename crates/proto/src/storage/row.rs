@@ -1,11 +1,11 @@
 //! The rows of a session's state.
 
 use everwire_core::clock::Timestamp;
-use everwire_core::ids::{MessageId, PartId, SessionNo};
+use everwire_core::ids::{ApprovalId, MessageId, PartId, ParticipantId, SessionNo};
 use everwire_core::position::{Offset, RunEpoch, Seq};
 use everwire_core::row::{
-    BatchRow, EpilogueRow, EpochRow, Frozen, HeadRow, InputRow, KeyRow, MessageRow, NameRow,
-    PartRow, Row, RunRow, RunState, StepRow, TimerRow, TombstoneRow,
+    ApprovalRow, BatchRow, EpilogueRow, EpochRow, Frozen, HeadRow, InputRow, KeyRow, MessageRow,
+    NameRow, PartRow, Resolved, Row, RunRow, RunState, StepRow, TimerRow, TombstoneRow,
 };
 
 use super::command::{hash_from, hash_to};
@@ -62,7 +62,9 @@ pub(super) fn row_to(row: &Row) -> disk::Row {
         Row::Timer(row) => DiskRow::Timer(disk::TimerRow {
             guard: row.guard,
             run: text(row.run.as_ref()),
+            approval: text(row.approval.as_ref()),
         }),
+        Row::Approval(row) => DiskRow::Approval(approval_to(row)),
         Row::Index => DiskRow::Index(disk::IndexRow {}),
     };
     disk::Row { row: Some(row) }
@@ -118,7 +120,9 @@ pub(super) fn row_from(row: disk::Row) -> Result<Row, StorageError> {
             DiskRow::Timer(row) => Row::Timer(TimerRow {
                 guard: row.guard,
                 run: field::optional_name("run", &row.run)?,
+                approval: field::optional_name("approval", &row.approval)?,
             }),
+            DiskRow::Approval(row) => Row::Approval(approval_from(&row)?),
             DiskRow::Index(disk::IndexRow {}) => Row::Index,
         },
     )
@@ -139,6 +143,7 @@ fn head_to(row: &HeadRow) -> disk::HeadRow {
             command: frozen.command.clone(),
         }),
         keys_due_ms: row.keys_due.map(|due| due.0),
+        open_approvals: row.open_approvals,
     }
 }
 
@@ -157,12 +162,14 @@ fn head_from(row: &disk::HeadRow) -> Result<HeadRow, StorageError> {
             command: frozen.command.clone(),
         }),
         keys_due: row.keys_due_ms.map(Timestamp),
+        open_approvals: row.open_approvals,
     })
 }
 
 fn run_to(row: &RunRow) -> disk::RunRow {
     let state = match row.state {
         RunState::Running => disk::RunState::Running,
+        RunState::Suspended => disk::RunState::Suspended,
         RunState::Orphaned => disk::RunState::Orphaned,
         RunState::Completed => disk::RunState::Completed,
         RunState::Failed => disk::RunState::Failed,
@@ -190,12 +197,17 @@ fn run_to(row: &RunRow) -> disk::RunRow {
         open_parts: row.open_parts,
         open_step: text(row.open_step.as_ref()),
         steps: row.steps,
+        suspended: row.suspended.map_or(0, |reason| {
+            unsigned(words::suspend_reason_to(reason).into())
+        }),
+        open_approvals: row.open_approvals.iter().map(ToString::to_string).collect(),
     }
 }
 
 fn run_from(row: disk::RunRow) -> Result<RunRow, StorageError> {
     let state = match row.state() {
         disk::RunState::Running => RunState::Running,
+        disk::RunState::Suspended => RunState::Suspended,
         disk::RunState::Orphaned => RunState::Orphaned,
         disk::RunState::Completed => RunState::Completed,
         disk::RunState::Failed => RunState::Failed,
@@ -229,6 +241,54 @@ fn run_from(row: disk::RunRow) -> Result<RunRow, StorageError> {
         open_parts: row.open_parts,
         open_step: field::optional_name("open_step", &row.open_step)?,
         steps: row.steps,
+        suspended: match row.suspended {
+            0 => None,
+            number => Some(words::suspend_reason_from("suspended", signed(number)?)?),
+        },
+        open_approvals: row
+            .open_approvals
+            .iter()
+            .map(|approval| field::name::<ApprovalId>("open_approvals", approval))
+            .collect::<Result<_, _>>()?,
+    })
+}
+
+fn approval_to(row: &ApprovalRow) -> disk::ApprovalRow {
+    let resolved = row.resolved.as_ref();
+    let outcome = resolved.map(|resolved| words::approval_outcome_to(resolved.outcome));
+    disk::ApprovalRow {
+        run: row.run.to_string(),
+        action_hash: row.action_hash.to_string(),
+        approvers: row.approvers.iter().map(ToString::to_string).collect(),
+        deadline_ms: row.deadline.0,
+        due_ms: row.due.map(|due| due.0),
+        on_expiry: unsigned(words::verdict_to(row.on_expiry).into()),
+        outcome: outcome.map_or(0, |outcome| unsigned(outcome.into())),
+        resolved: resolved.map_or(0, |resolved| resolved.offset.get()),
+        resolved_by: text(resolved.map(|resolved| &resolved.by)),
+    }
+}
+
+fn approval_from(row: &disk::ApprovalRow) -> Result<ApprovalRow, StorageError> {
+    let resolved = match row.outcome {
+        0 => None,
+        number => Some(Resolved {
+            outcome: words::approval_outcome_from("outcome", signed(number)?)?,
+            offset: field::offset("resolved", row.resolved)?,
+            by: field::name("resolved_by", &row.resolved_by)?,
+        }),
+    };
+    let approvers = row.approvers.iter();
+    Ok(ApprovalRow {
+        run: field::name("run", &row.run)?,
+        action_hash: field::name("action_hash", &row.action_hash)?,
+        approvers: approvers
+            .map(|one| field::name::<ParticipantId>("approvers", one))
+            .collect::<Result<_, _>>()?,
+        deadline: Timestamp(row.deadline_ms),
+        due: row.due_ms.map(Timestamp),
+        on_expiry: words::verdict_from("on_expiry", signed(row.on_expiry)?)?,
+        resolved,
     })
 }
 
@@ -282,10 +342,10 @@ fn message_from(row: disk::MessageRow) -> Result<MessageRow, StorageError> {
 }
 
 /// Enum numbers are written as `uint32` here, so that the disk does not follow the wire's enum.
-fn unsigned(number: i32) -> u32 {
+pub(super) fn unsigned(number: i32) -> u32 {
     number.unsigned_abs()
 }
 
-fn signed(number: u32) -> Result<i32, StorageError> {
+pub(super) fn signed(number: u32) -> Result<i32, StorageError> {
     i32::try_from(number).map_err(|_large| damaged("an enum number"))
 }

@@ -1,5 +1,7 @@
 //! What the golden files hold of commands and events.
 
+pub(crate) mod rules_3;
+
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,7 +13,7 @@ use everwire_core::event::{
 use everwire_core::position::{Offset, RunEpoch, Seq};
 use everwire_core::row::{RunState, SessionKey, TimerKind};
 use everwire_core::{Cancel, Guard, InputRef, Lease, ParticipantId, SessionNo, Slot, Target};
-use everwire_proto::hash::{body_hash, signal_hash};
+use everwire_proto::hash::{body_hash, cancel_hash};
 
 pub(crate) fn offset(number: u64) -> Offset {
     Offset::new(number).unwrap()
@@ -176,7 +178,7 @@ pub(crate) fn batch() -> Batch {
         Op::Cancel {
             cancel: Cancel::run(run()),
             key: key(),
-            body_hash: signal_hash(&Cancel::run(run())),
+            body_hash: cancel_hash(&Cancel::run(run())),
         },
     ];
     Batch {

@@ -3,8 +3,8 @@
 use everwire_core::Lease;
 use everwire_core::clock::Timestamp;
 use everwire_core::command::{
-    Appended, Batch, CancelOutcome, Command, Control, Duplicate, Expire, Fire, Op, Outcome,
-    Published, StartRun,
+    Appended, Batch, Command, Control, Duplicate, Expire, Fire, Op, Outcome, Published,
+    SignalOutcome, StartRun,
 };
 use everwire_core::ids::{Namespace, SessionNo, Slot};
 use everwire_core::position::{RunEpoch, Seq};
@@ -17,6 +17,7 @@ use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::select;
 
+use super::signals::{approval, reason, signal};
 use super::{
     author, cancel, data, draft, input_ref, message_status, name, offset, part_kind, participant,
     refusal, role, run_epoch, run_state, session_epoch, step_status,
@@ -50,6 +51,11 @@ fn op() -> impl Strategy<Value = Op> {
             run_epoch: RunEpoch(epoch),
             first_seq: Seq(seq),
             drafts
+        }),
+        (signal(), name(), any::<u128>()).prop_map(|(signal, key, body_hash)| Op::Signal {
+            signal,
+            key,
+            body_hash
         }),
         (draft(), option::of(name()), any::<u128>()).prop_map(|(draft, key, body_hash)| {
             Op::Post {
@@ -175,13 +181,13 @@ fn published() -> impl Strategy<Value = Published> {
     })
 }
 
-fn cancel_outcome() -> impl Strategy<Value = CancelOutcome> {
+fn cancel_outcome() -> impl Strategy<Value = SignalOutcome> {
     prop_oneof![
-        offset().prop_map(|offset| CancelOutcome::Applied { offset }),
+        offset().prop_map(|offset| SignalOutcome::Applied { offset }),
         (run_state(), offset())
-            .prop_map(|(state, offset)| CancelOutcome::AlreadyTerminal { state, offset }),
-        Just(CancelOutcome::Denied),
-        Just(CancelOutcome::UnknownRun),
+            .prop_map(|(state, offset)| SignalOutcome::AlreadyTerminal { state, offset }),
+        Just(SignalOutcome::Denied),
+        Just(SignalOutcome::UnknownRun),
     ]
 }
 
@@ -226,7 +232,7 @@ pub(crate) fn outcome() -> impl Strategy<Value = Outcome> {
             }
         }),
         (epoch(), cancel_outcome(), any::<bool>()).prop_map(
-            |(session_epoch, outcome, duplicate)| Outcome::Cancelled {
+            |(session_epoch, outcome, duplicate)| Outcome::Signalled {
                 session_epoch,
                 outcome,
                 duplicate,
@@ -243,20 +249,23 @@ fn head() -> impl Strategy<Value = HeadRow> {
         command,
     });
     let due = any::<u64>().prop_map(Timestamp);
-    let rest = (option::of(frozen), option::of(due));
+    let rest = (option::of(frozen), option::of(due), any::<u32>());
     let head = (offset(), offset(), numbers, rest);
-    head.prop_map(|(tail, trimmed, numbers, (frozen, keys_due))| HeadRow {
-        created: Timestamp(numbers.0),
-        last_time: Timestamp(numbers.1),
-        tail,
-        trimmed,
-        bytes: numbers.2,
-        live_runs: numbers.3,
-        day: numbers.4,
-        people_today: numbers.5,
-        frozen,
-        keys_due,
-    })
+    head.prop_map(
+        |(tail, trimmed, numbers, (frozen, keys_due, open_approvals))| HeadRow {
+            created: Timestamp(numbers.0),
+            last_time: Timestamp(numbers.1),
+            tail,
+            trimmed,
+            bytes: numbers.2,
+            live_runs: numbers.3,
+            day: numbers.4,
+            people_today: numbers.5,
+            frozen,
+            keys_due,
+            open_approvals,
+        },
+    )
 }
 
 fn run() -> impl Strategy<Value = RunRow> {
@@ -271,6 +280,8 @@ fn run() -> impl Strategy<Value = RunRow> {
     let times = (
         option::of(any::<u64>()),
         option::of((run_epoch(), any::<u64>())),
+        option::of(reason()),
+        vec(name(), 0..4),
     );
     (names, places, rest, later, times).prop_map(|(names, places, rest, later, times)| RunRow {
         state: rest.0,
@@ -291,6 +302,8 @@ fn run() -> impl Strategy<Value = RunRow> {
         open_parts: rest.3,
         open_step: later.2,
         steps: later.1.2,
+        suspended: times.2,
+        open_approvals: times.3,
         ..RunRow::started(names.0, places.0)
     })
 }
@@ -372,8 +385,14 @@ pub(crate) fn row() -> impl Strategy<Value = Row> {
             run_epoch,
             time: Timestamp(time)
         })),
-        (any::<u64>(), option::of(name()))
-            .prop_map(|(guard, run)| Row::Timer(TimerRow { guard, run })),
+        (any::<u64>(), option::of(name()), option::of(name())).prop_map(
+            |(guard, run, approval)| Row::Timer(TimerRow {
+                guard,
+                run,
+                approval
+            })
+        ),
+        approval().prop_map(Row::Approval),
         Just(Row::Index),
     ]
 }

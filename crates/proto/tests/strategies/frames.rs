@@ -1,15 +1,15 @@
 //! Any frame of the edge.
 
-use everwire_core::command::CancelOutcome;
+use everwire_core::command::SignalOutcome;
 use everwire_proto::frame::{AttachAnswer, ClientFrame, Covered, ServerFrame};
 use everwire_proto::token::Bearer;
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 
+use super::signals::pressed;
 use super::{
-    cancel, cursor, event, name, offset, participant, posted, refusal, run_state, session_epoch,
-    time,
+    cursor, event, name, offset, participant, posted, refusal, run_state, session_epoch, time,
 };
 
 fn bearer() -> impl Strategy<Value = Bearer> {
@@ -33,9 +33,9 @@ pub(crate) fn client_frame() -> impl Strategy<Value = ClientFrame> {
             draft,
             key: Some(key)
         }),
-        (name(), cancel(), name()).prop_map(|(session, cancel, key)| ClientFrame::Cancel {
+        (name(), pressed(), name()).prop_map(|(session, pressed, key)| ClientFrame::Signal {
             session,
-            cancel,
+            pressed,
             key
         }),
         bearer().prop_map(|token| ClientFrame::Refresh { token }),
@@ -60,13 +60,13 @@ fn answer() -> impl Strategy<Value = AttachAnswer> {
     ]
 }
 
-fn outcome() -> impl Strategy<Value = CancelOutcome> {
+fn outcome() -> impl Strategy<Value = SignalOutcome> {
     prop_oneof![
-        offset().prop_map(|offset| CancelOutcome::Applied { offset }),
+        offset().prop_map(|offset| SignalOutcome::Applied { offset }),
         (run_state(), offset())
-            .prop_map(|(state, offset)| CancelOutcome::AlreadyTerminal { state, offset }),
-        Just(CancelOutcome::Denied),
-        Just(CancelOutcome::UnknownRun),
+            .prop_map(|(state, offset)| SignalOutcome::AlreadyTerminal { state, offset }),
+        Just(SignalOutcome::Denied),
+        Just(SignalOutcome::UnknownRun),
     ]
 }
 

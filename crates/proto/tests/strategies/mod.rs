@@ -21,6 +21,7 @@ use proptest::sample::select;
 
 pub(crate) mod commands;
 pub(crate) mod frames;
+pub(crate) mod signals;
 pub(crate) mod topology;
 
 /// The last millisecond that RFC 3339 can write.
@@ -106,8 +107,10 @@ pub(crate) fn part_kind() -> impl Strategy<Value = PartKind> {
     select(PartKind::ALL.to_vec())
 }
 
-/// A body; `positions` says where deltas stand, and `attempts` which attempt a step is at.
+/// A body; `positions` says where deltas stand, `attempts` which attempt a step is at, and
+/// `stamped` whether the server has said when an approval expires.
 fn body(
+    stamped: bool,
     positions: impl Strategy<Value = u64> + 'static,
     attempts: impl Strategy<Value = u32> + 'static,
 ) -> impl Strategy<Value = Body> {
@@ -170,6 +173,7 @@ fn body(
         (target(), option::of(grace()))
             .prop_map(|(target, grace_ms)| Body::SignalCancel { target, grace_ms }),
         app(),
+        signals::body(stamped),
     ]
 }
 
@@ -244,7 +248,7 @@ fn draft_of(body: impl Strategy<Value = Body>) -> impl Strategy<Value = Draft> {
 }
 
 pub(crate) fn draft() -> impl Strategy<Value = Draft> {
-    draft_of(body(Just(0), Just(0)))
+    draft_of(body(false, Just(0), Just(0)))
 }
 
 /// An input or an `app` event.
@@ -268,7 +272,7 @@ fn stamp() -> impl Strategy<Value = Option<RunStamp>> {
 }
 
 pub(crate) fn event() -> impl Strategy<Value = Event> {
-    let draft = draft_of(body(0..=Offset::MAX.get(), any::<u32>()));
+    let draft = draft_of(body(true, 0..=Offset::MAX.get(), any::<u32>()));
     let event = (offset(), time(), stamp(), author(), draft);
     event.prop_map(|(offset, time, run, author, draft)| Event {
         offset,

@@ -1,9 +1,9 @@
 //! A stop: committed at C, it ends its target's live runs there. The log refuses every later
 //! output of them.
 
-use everwire_core::command::CancelOutcome;
+use everwire_core::command::SignalOutcome;
 use everwire_core::control::{Guard, InputRef};
-use everwire_core::event::{Body, Draft};
+use everwire_core::event::{Body, Draft, RunStamp};
 use everwire_core::row::{EpilogueRow, EpochRow, Row, RowKey, RunRow, RunState, TombstoneRow};
 use everwire_core::{
     Cancel, Code, Details, InputId, Key, Offset, Outcome, ParticipantId, Refusal, RunId, Seq,
@@ -17,14 +17,14 @@ use super::overlay::Step;
 use super::seal::{End, server_stamp};
 use super::txn::ViewError;
 
-/// What a cancel comes to.
-enum Aim {
+/// What a signal to runs comes to.
+pub(super) enum Aim {
     /// These runs end, perhaps none; in the order of their start.
     Hit(Vec<(RunId, RunRow)>),
     /// Nothing runs for this input yet: what starts for it is born cancelled.
     Bury(ParticipantId, InputId),
     /// Nothing is to be done.
-    Over(CancelOutcome),
+    Over(SignalOutcome),
 }
 
 /// Cancels what the target means at this moment.
@@ -37,7 +37,7 @@ pub(super) fn cancel(
 ) -> Result<Outcome, Stop> {
     let mut session = Session::existing(step, caller)?;
     let session_epoch = session.epoch();
-    let answer = |outcome, duplicate| Outcome::Cancelled {
+    let answer = |outcome, duplicate| Outcome::Signalled {
         session_epoch,
         outcome,
         duplicate,
@@ -45,7 +45,7 @@ pub(super) fn cancel(
     let purpose = Purpose::Cancel(&cancel.target, body_hash);
     if let Some(row) = session.recall(&key, &purpose)? {
         let offset = row.offset;
-        return Ok(answer(CancelOutcome::Applied { offset }, true));
+        return Ok(answer(SignalOutcome::Applied { offset }, true));
     }
     let aim = match aim(&mut session, &cancel)? {
         Aim::Over(outcome) => return Ok(answer(outcome, false)),
@@ -67,10 +67,11 @@ pub(super) fn cancel(
         Aim::Over(_) => {},
     }
     session.save();
-    Ok(answer(CancelOutcome::Applied { offset }, false))
+    Ok(answer(SignalOutcome::Applied { offset }, false))
 }
 
-fn aim(session: &mut Session<'_, '_>, cancel: &Cancel) -> Result<Aim, Stop> {
+/// Finds what the target means at this moment.
+pub(super) fn aim(session: &mut Session<'_, '_>, cancel: &Cancel) -> Result<Aim, Stop> {
     match &cancel.target {
         Target::Run(id) => aim_at_run(session, id, &cancel.guard),
         Target::Subtree(root) => aim_at_subtree(session, root, &cancel.guard),
@@ -88,7 +89,7 @@ fn live(session: &mut Session<'_, '_>, guard: &Guard) -> Result<Vec<(RunId, RunR
 
 fn aim_at_run(session: &mut Session<'_, '_>, id: &RunId, guard: &Guard) -> Result<Aim, Stop> {
     let Some(run) = session.run(id)? else {
-        return Ok(Aim::Over(CancelOutcome::UnknownRun));
+        return Ok(Aim::Over(SignalOutcome::UnknownRun));
     };
     if run.state.is_terminal() {
         return Ok(Aim::Over(over(&run)));
@@ -101,7 +102,7 @@ fn aim_at_run(session: &mut Session<'_, '_>, id: &RunId, guard: &Guard) -> Resul
 /// its own ancestor, because a parent is there before its child.
 fn aim_at_subtree(session: &mut Session<'_, '_>, root: &RunId, guard: &Guard) -> Result<Aim, Stop> {
     let Some(row) = session.run(root)? else {
-        return Ok(Aim::Over(CancelOutcome::UnknownRun));
+        return Ok(Aim::Over(SignalOutcome::UnknownRun));
     };
     expect(&row, guard)?;
     let mut hit = Vec::new();
@@ -158,8 +159,8 @@ fn aim_at_input(
     Ok(Aim::Bury(author, id))
 }
 
-fn over(run: &RunRow) -> CancelOutcome {
-    CancelOutcome::AlreadyTerminal {
+fn over(run: &RunRow) -> SignalOutcome {
+    SignalOutcome::AlreadyTerminal {
         state: run.state,
         // Terminal rows always hold where they ended.
         offset: run.ended.unwrap_or(Offset::ZERO),
@@ -184,15 +185,21 @@ fn expect(run: &RunRow, guard: &Guard) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// The stamp of a signal: of the run that it names.
+pub(super) fn stamp_of(
+    session: &mut Session<'_, '_>,
+    target: &Target,
+) -> Result<Option<RunStamp>, Stop> {
+    let Some(id) = target.run() else {
+        return Ok(None);
+    };
+    let run = session.run(id)?;
+    Ok(run.map(|run| server_stamp(id, &run)))
+}
+
 /// Commits the signal itself: C.
 fn announce(session: &mut Session<'_, '_>, cancel: &Cancel) -> Result<Offset, Stop> {
-    let stamp = match cancel.target.run() {
-        Some(id) => {
-            let run = session.run(id)?;
-            run.map(|run| server_stamp(id, &run))
-        },
-        None => None,
-    };
+    let stamp = stamp_of(session, &cancel.target)?;
     let mut target = cancel.target.clone();
     if let Target::Input(input) = &mut target {
         // Readers cannot know whose "own" was meant.

@@ -28,7 +28,12 @@ impl Page<'_> {
         session: &mut Session<'_, '_>,
         body: &mut Body,
     ) -> Result<(), Stop> {
+        self.check_awake(body)?;
         match body {
+            Body::RunSuspended { reason, .. } => Ok(self.suspend(*reason)?),
+            Body::RunResumed => Ok(self.resume()?),
+            Body::ApprovalRequested(request) => self.request(session, request),
+            Body::ApprovalResolved { approval, .. } => self.withdraw(session, approval),
             Body::StepStart { step, attempt, .. } => {
                 *attempt = self.start_step(session, step)?;
                 Ok(())
@@ -82,6 +87,8 @@ impl Page<'_> {
             | Body::RunCancelled { .. }
             | Body::Input { .. }
             | Body::SignalCancel { .. }
+            | Body::SignalPause { .. }
+            | Body::SignalResume { .. }
             | Body::SignalObserved { .. } => Ok(()),
         }
     }

@@ -24,6 +24,8 @@ pub(super) enum Purpose<'a> {
     Post(u128),
     /// The proposer's hash of the signal.
     Cancel(&'a Target, u128),
+    /// The same of another signal than a stop.
+    Signal(u128),
 }
 
 impl Purpose<'_> {
@@ -42,6 +44,7 @@ impl Purpose<'_> {
             Self::Cancel(Target::Subtree(_) | Target::Input(_) | Target::Session, hash) => {
                 fnv(b'X', &[&hash.to_be_bytes()])
             },
+            Self::Signal(hash) => fnv(b'g', &[&hash.to_be_bytes()]),
         }
     }
 }
@@ -157,7 +160,14 @@ fn stale_at(then: Timestamp) -> Timestamp {
 
 fn set_timer(step: &mut Step<'_>, session: SessionKey, due: Timestamp, guard: u64) -> Timestamp {
     let key = RowKey::Timer(session, due, TimerKind::StaleKeys);
-    step.put(key, Row::Timer(TimerRow { guard, run: None }));
+    step.put(
+        key,
+        Row::Timer(TimerRow {
+            guard,
+            run: None,
+            approval: None,
+        }),
+    );
     due
 }
 

@@ -100,6 +100,7 @@ pub(super) fn expire(step: &mut Step<'_>, expire: &Expire) -> Result<(), ViewErr
     let timer = TimerRow {
         guard: offset.get(),
         run: Some(expire.run.clone()),
+        approval: None,
     };
     let kind = TimerKind::OrphanLimit;
     run.lost_at = Some(timer::set(session.step, session.key, kind, due, timer)?);
@@ -131,9 +132,11 @@ pub(super) fn give_up(
     Ok(())
 }
 
-/// What a claim takes over: an orphan has a writer again.
+/// What a claim takes over: an orphan has a writer again. One that waits goes on waiting.
 pub(super) fn adopt(session: &mut Session<'_, '_>, row: &mut RunRow) {
-    row.state = RunState::Running;
+    if row.state == RunState::Orphaned {
+        row.state = RunState::Running;
+    }
     if let Some(lost_at) = row.lost_at.take() {
         let timer = RowKey::Timer(session.key, lost_at, TimerKind::OrphanLimit);
         session.step.remove(timer);

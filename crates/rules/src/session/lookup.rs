@@ -12,7 +12,7 @@ use everwire_core::{
 
 use super::overlay::Step;
 use super::txn::ViewError;
-use super::{Stop, freeze, seal};
+use super::{Stop, approval, freeze, seal};
 
 /// A command without what it asks for.
 #[derive(Clone)]
@@ -111,6 +111,7 @@ impl<'s, 't> Session<'s, 't> {
             people_today: 0,
             frozen: None,
             keys_due: None,
+            open_approvals: 0,
         };
         let key = SessionKey { slot, session_no };
         step.put(RowKey::Head(key), Row::Head(head.clone()));
@@ -237,7 +238,7 @@ impl<'s, 't> Session<'s, 't> {
         }
     }
 
-    /// Ends a live run: seals its open messages, takes it from the live ones, writes its row.
+    /// Ends a live run: withdraws what it asks for, seals its open messages, takes it from the live ones, writes its row.
     pub(super) fn end_run(
         &mut self,
         id: RunId,
@@ -248,6 +249,7 @@ impl<'s, 't> Session<'s, 't> {
             let timer = RowKey::Timer(self.key, lost_at, TimerKind::OrphanLimit);
             self.step.remove(timer);
         }
+        approval::withdraw_all(self, &id, &mut run)?;
         let run = seal::end(self, &id, run, end)?;
         self.head.live_runs = self.head.live_runs.saturating_sub(1);
         self.step.remove(RowKey::LiveRun(self.key, id.clone()));

@@ -4,6 +4,7 @@
 //! [`resolve`] answers where a reader may start. All is pure; `docs/protocol/rules.md` holds the
 //! same as tables.
 
+mod approval;
 mod cancel;
 mod create;
 mod dedupe;
@@ -21,6 +22,8 @@ mod publish;
 pub mod resolve;
 mod run;
 mod seal;
+mod signal;
+mod suspend;
 mod timer;
 mod tombstone;
 pub mod txn;
@@ -100,5 +103,10 @@ fn decide_op(step: &mut Step<'_>, caller: Caller, op: Op) -> Result<Outcome, Sto
             key,
             body_hash,
         } => cancel::cancel(step, caller, cancel, key, body_hash),
+        Op::Signal {
+            signal,
+            key,
+            body_hash,
+        } => signal::signal(step, caller, signal, key, body_hash),
     }
 }

@@ -7,8 +7,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use everwire_core::row::{
-    BatchRow, EpochRow, HeadRow, InputRow, KeyRow, MessageRow, NameRow, PartRow, Row, RowKey,
-    RowRange, RunRow, SessionKey, StepRow, TimerRow, TombstoneRow,
+    ApprovalRow, BatchRow, EpochRow, HeadRow, InputRow, KeyRow, MessageRow, NameRow, PartRow, Row,
+    RowKey, RowRange, RunRow, SessionKey, StepRow, TimerRow, TombstoneRow,
 };
 use everwire_core::{Event, Timestamp};
 
@@ -221,6 +221,10 @@ impl<'t> Step<'t> {
     read!(
         /// A deadline.
         timer, Timer, TimerRow
+    );
+    read!(
+        /// A request for an approval.
+        approval, Approval, ApprovalRow
     );
 
     /// A part, to be changed in place: the one row that each delta writes.

@@ -4,7 +4,7 @@
 //! dedupe, epoch, fence, gap, then the state of messages and parts draft by draft.
 
 use everwire_core::command::{Appended, Published};
-use everwire_core::event::{Body, Draft, MessageStatus, RunStamp};
+use everwire_core::event::{ApprovalOutcome, Body, Draft, MessageStatus, RunStamp, SuspendReason};
 use everwire_core::limits::BATCH_EVENTS_MAX;
 use everwire_core::row::{BatchRow, EpochRow, Row, RowKey, RunRow, RunState};
 use everwire_core::{Code, Details, Offset, Outcome, Refusal, RunEpoch, RunId, Seq};
@@ -14,7 +14,7 @@ use super::draft::Page;
 use super::lookup::{Caller, Session};
 use super::overlay::Step;
 use super::seal::End;
-use super::{Stop, run};
+use super::{Stop, run, suspend};
 
 /// What a publish asks for.
 pub(super) struct Output {
@@ -59,6 +59,10 @@ pub(super) fn publish(
         }));
     }
     let epoch = check_epoch(&session, &output, &run, epoch.as_ref())?;
+    if let Err(refusal) = suspend::check_not_paused(&run) {
+        let key = session.run_key(&output.run);
+        return close_epoch(step, key, refusal);
+    }
     if duplicate.is_none() && output.first_seq != committed.next() {
         return Err(gap(committed.next()).into());
     }
@@ -77,14 +81,19 @@ pub(super) fn publish(
         // A refusal by state ends the epoch's stream: what is in flight behind it must not be
         // taken as if it followed. The one change that a refusal makes.
         Err(Stop::Refused(refusal)) if refusal.code == Code::WrongState => {
-            step.discard();
-            let mut run = step.run(&run_key)?.ok_or_else(run::unknown)?;
-            run.epoch_closed = true;
-            step.put(run_key, Row::Run(run));
-            Ok(Outcome::Refused(refusal))
+            close_epoch(step, run_key, refusal)
         },
         Err(stop) => Err(stop),
     }
+}
+
+/// Answers a refusal after which only a higher epoch may write.
+fn close_epoch(step: &mut Step<'_>, run_key: RowKey, refusal: Refusal) -> Result<Outcome, Stop> {
+    step.discard();
+    let mut run = step.run(&run_key)?.ok_or_else(run::unknown)?;
+    run.epoch_closed = true;
+    step.put(run_key, Row::Run(run));
+    Ok(Outcome::Refused(refusal))
 }
 
 /// Checks what needs no state. Answers the last seq.
@@ -121,7 +130,21 @@ fn check_kind(draft: &Draft) -> Result<(), Refusal> {
             let message = "a writer can only end a message as complete";
             Err(Refusal::new(Code::Malformed, message))
         },
-        Body::StepStart { .. }
+        Body::RunSuspended { reason, .. } if *reason == SuspendReason::Paused => {
+            let message = "a writer cannot pause its run: it waits for something";
+            Err(Refusal::new(Code::Malformed, message))
+        },
+        Body::ApprovalResolved {
+            outcome, on_expiry, ..
+        } if *outcome != ApprovalOutcome::Withdrawn || on_expiry.is_some() => {
+            let message = "a writer can only withdraw what it has asked for";
+            Err(Refusal::new(Code::Malformed, message))
+        },
+        Body::RunSuspended { .. }
+        | Body::RunResumed
+        | Body::ApprovalRequested(_)
+        | Body::ApprovalResolved { .. }
+        | Body::StepStart { .. }
         | Body::StepEnd { .. }
         | Body::MessageStart { .. }
         | Body::MessageEnd { .. }
@@ -138,6 +161,8 @@ fn check_kind(draft: &Draft) -> Result<(), Refusal> {
         | Body::RunCancelled { .. }
         | Body::Input { .. }
         | Body::SignalCancel { .. }
+        | Body::SignalPause { .. }
+        | Body::SignalResume { .. }
         | Body::SignalObserved { .. } => {
             let message = format!("a writer cannot send {}", draft.body.kind().as_str());
             Err(Refusal::new(Code::Malformed, message))
@@ -214,7 +239,7 @@ pub(super) fn check_held(run: &RunRow) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn claim_first(run: &RunRow, message: &str) -> Refusal {
+pub(super) fn claim_first(run: &RunRow, message: &str) -> Refusal {
     let details = Details {
         state: Some(run.state.as_str()),
         next_epoch: Some(run.run_epoch.next()),

@@ -72,7 +72,7 @@ fn depth_below(session: &mut Session<'_, '_>, parent: &RunId) -> Result<u32, Sto
         Refusal::new(Code::UnknownRun, message)
     })?;
     match row.state {
-        RunState::Running | RunState::Orphaned => {},
+        RunState::Running | RunState::Suspended | RunState::Orphaned => {},
         RunState::Cancelled => {
             let details = Details {
                 cancel_offset: row.ended,
@@ -198,7 +198,7 @@ fn recalled(
     let run = match purpose {
         Purpose::Start(start) => session.run(&start.run)?,
         Purpose::Claim(run, _) => session.run(run)?,
-        Purpose::Post(_) | Purpose::Cancel(..) => None,
+        Purpose::Post(_) | Purpose::Cancel(..) | Purpose::Signal(_) => None,
     };
     Ok(Some(Outcome::RunGranted {
         session_epoch: session.epoch(),
@@ -216,7 +216,7 @@ pub(super) fn refuse_terminal(run: &RunRow) -> Option<Refusal> {
     let ended = run.ended.unwrap_or(Offset::ZERO);
     let next_epoch = Some(run.run_epoch.next());
     match run.state {
-        RunState::Running | RunState::Orphaned => None,
+        RunState::Running | RunState::Suspended | RunState::Orphaned => None,
         RunState::Cancelled => {
             let details = Details {
                 cancel_offset: Some(ended),
@@ -242,7 +242,11 @@ pub(super) fn refuse_terminal(run: &RunRow) -> Option<Refusal> {
 fn past(state: RunState) -> &'static str {
     match state {
         RunState::Completed => "completed",
-        RunState::Running | RunState::Orphaned | RunState::Failed | RunState::Cancelled => "failed",
+        RunState::Running
+        | RunState::Suspended
+        | RunState::Orphaned
+        | RunState::Failed
+        | RunState::Cancelled => "failed",
     }
 }
 

@@ -34,9 +34,11 @@ pub(super) fn end(
 ) -> Result<RunRow, ViewError> {
     let status = match end.state {
         RunState::Cancelled => MessageStatus::Cancelled,
-        RunState::Running | RunState::Orphaned | RunState::Completed | RunState::Failed => {
-            MessageStatus::Incomplete
-        },
+        RunState::Running
+        | RunState::Suspended
+        | RunState::Orphaned
+        | RunState::Completed
+        | RunState::Failed => MessageStatus::Incomplete,
     };
     let stamp = server_stamp(id, &run);
     for message in std::mem::take(&mut run.open_messages) {
@@ -58,6 +60,7 @@ pub(super) fn end(
     run.open_parts = 0;
     // A step in whose middle the run ended has ended as its run has: that says it all.
     run.open_step = None;
+    run.suspended = None;
     run.state = end.state;
     run.ended = Some(end.at);
     Ok(run)

@@ -6,7 +6,7 @@ use everwire_core::row::{Row, RowKey, SessionKey, TimerKind, TimerRow};
 
 use super::overlay::Step;
 use super::txn::ViewError;
-use super::{keys, lease};
+use super::{approval, keys, lease};
 
 /// Sets a deadline at `due`, or at the next free moment: of one kind a session has one at a time.
 pub(super) fn set(
@@ -53,6 +53,11 @@ pub(super) fn fire(step: &mut Step<'_>, fire: Fire) -> Result<(), ViewError> {
         (TimerKind::OrphanLimit, Some(run)) => lease::give_up(step, fire.session, head, run),
         (TimerKind::OrphanLimit, None) => {
             Err(ViewError("a deadline of a run names none".to_owned()))
+        },
+        (TimerKind::Approval, _) => {
+            let named = timer.approval;
+            let named = named.ok_or_else(|| ViewError("a deadline of no approval".to_owned()))?;
+            approval::expire(step, fire.session, head, &named)
         },
     }
 }

@@ -11,7 +11,7 @@ use super::overlay::{BatchTrace, Moment, Overlay, Step};
 use super::{self as session, Stop, freeze, guard, lease, timer};
 
 /// The newest rules that this build knows.
-pub const RULES_VERSION: u32 = 2;
+pub const RULES_VERSION: u32 = 3;
 
 /// The version that a shard may be raised to, if any: the newest that every one of its voters
 /// and learners has said that it knows. `None` stands for a member that has said nothing, and

@@ -17,4 +17,5 @@ mod resends;
 mod resolve;
 mod rows;
 mod timers;
+mod waiting;
 mod world;

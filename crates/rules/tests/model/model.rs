@@ -218,6 +218,8 @@ impl Session {
                 body_hash,
             } => session.post(time, by, draft, key.as_ref(), *body_hash),
             Op::Cancel { cancel, key, .. } => session.cancel(time, by, cancel, key),
+            // `tests/waiting.rs` has runs that wait, and approvals.
+            Op::Signal { .. } => unreachable!("no play has other signals than stops"),
         }
     }
 }

@@ -164,7 +164,7 @@ fn kind(outcome: &Outcome) -> String {
             observed: Some(_), ..
         } => "observed",
         Outcome::Renewed { observed: None, .. } => "renewed",
-        Outcome::Cancelled { outcome, .. } => outcome.as_str(),
+        Outcome::Signalled { outcome, .. } => outcome.as_str(),
         Outcome::Refused(refusal) => refusal.code.as_str(),
     }
     .to_owned();
@@ -174,7 +174,7 @@ fn kind(outcome: &Outcome) -> String {
     | Outcome::Posted {
         duplicate: true, ..
     }
-    | Outcome::Cancelled {
+    | Outcome::Signalled {
         duplicate: true, ..
     } = outcome
     {

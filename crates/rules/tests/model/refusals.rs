@@ -1,6 +1,6 @@
 //! Each refusal that the rules can give, reached once, with its facts; and what a refusal leaves.
 
-use everwire_core::command::{Batch, CancelOutcome, Control};
+use everwire_core::command::{Batch, Control, SignalOutcome};
 use everwire_core::event::{Body, MessageStatus};
 use everwire_core::limits::{
     BATCH_EVENTS_MAX, LIVE_RUNS_MAX, OPEN_MESSAGES_MAX, OPEN_PARTS_MAX, PEOPLE_PER_DAY_MAX,
@@ -362,7 +362,7 @@ fn quota_of_a_day_counts_inputs_and_signals() {
     world.taken(cancel("ann", "r2", "stop-1"));
     let next_day = 24 * 3_600 * 1_000;
     assert!(matches!(world.at(next_day, more), Outcome::Posted { .. }));
-    assert!(matches!(world.run(stop), Outcome::Cancelled { .. }));
+    assert!(matches!(world.run(stop), Outcome::Signalled { .. }));
 }
 
 #[test]
@@ -431,19 +431,19 @@ fn denied_to_anybody_but_the_writer() {
 fn a_cancel_that_finds_nothing_live_is_an_answer_and_not_a_refusal() {
     let mut world = writing();
     let answer = |world: &mut World, command| match world.taken(command) {
-        Outcome::Cancelled {
+        Outcome::Signalled {
             outcome, duplicate, ..
         } => (outcome, duplicate),
         other => panic!("{other:?}"),
     };
     let before = world.clone();
     let unknown = answer(&mut world, cancel("ann", "r2", "k1"));
-    assert_eq!(unknown, (CancelOutcome::UnknownRun, false));
+    assert_eq!(unknown, (SignalOutcome::UnknownRun, false));
     assert_eq!(world, before);
     // Nothing was remembered, so the retry finds the run that has started meanwhile.
     world.taken(start("bot", "r2", None));
     let offset = offset(6).unwrap();
-    let applied = CancelOutcome::Applied { offset };
+    let applied = SignalOutcome::Applied { offset };
     assert_eq!(
         answer(&mut world, cancel("ann", "r2", "k1")),
         (applied.clone(), false)
@@ -452,7 +452,7 @@ fn a_cancel_that_finds_nothing_live_is_an_answer_and_not_a_refusal() {
         answer(&mut world, cancel("ann", "r2", "k1")),
         (applied, true)
     );
-    let terminal = CancelOutcome::AlreadyTerminal {
+    let terminal = SignalOutcome::AlreadyTerminal {
         state: RunState::Cancelled,
         offset,
     };
@@ -543,12 +543,14 @@ fn rules_are_raised_upwards_only_and_never_beyond_what_is_known() {
 fn commands_of_a_batch_see_the_rules_that_it_raises() {
     let world = World::default();
     let both = Batch {
-        control: vec![Control::RaiseRules { version: 2 }],
+        control: vec![Control::RaiseRules {
+            version: RULES_VERSION,
+        }],
         ..batch(1, vec![command("bot", Op::CreateSession)])
     };
-    let mut txn = Txn::with_supported(&world, ShardState::default(), 2);
+    let mut txn = Txn::new(&world, ShardState::default());
     assert_eq!(txn.apply(both).map(|outcomes| outcomes.len()), Ok(1));
-    assert_eq!(txn.finish().state.rules_version, 2);
+    assert_eq!(txn.finish().state.rules_version, RULES_VERSION);
 }
 
 #[test]

@@ -134,7 +134,7 @@ proptest! {
 fn repeatable(command: &Command) -> bool {
     match &command.op {
         Op::CreateSession | Op::Publish { .. } => true,
-        Op::DeleteSession | Op::Unfreeze | Op::Cancel { .. } => false,
+        Op::DeleteSession | Op::Unfreeze | Op::Cancel { .. } | Op::Signal { .. } => false,
         Op::StartRun(start) => start.key.is_none(),
         Op::ClaimRun { .. } | Op::Heartbeat { .. } => false,
         // Input ids are remembered for ever, keys for 24 h.
@@ -201,7 +201,7 @@ fn as_duplicate(outcome: &Outcome) -> Outcome {
     match &mut outcome {
         Outcome::RunGranted { duplicate, .. }
         | Outcome::Posted { duplicate, .. }
-        | Outcome::Cancelled { duplicate, .. } => *duplicate = true,
+        | Outcome::Signalled { duplicate, .. } => *duplicate = true,
         _ => {},
     }
     outcome

@@ -3,10 +3,10 @@
 use everwire_core::command::{Duplicate, Published};
 use everwire_core::event::{Body, MessageStatus};
 use everwire_core::limits::{
-    BATCH_EVENTS_MAX, BATCHES_REMEMBERED, KEY_TTL, LEASE_DEFAULT, LIVE_RUNS_MAX, OPEN_MESSAGES_MAX,
-    OPEN_PARTS_MAX, ORPHAN_LIMIT, PEOPLE_PER_DAY_MAX, RUN_DEPTH_MAX, STALE_KEYS_EVERY,
-    STALE_KEYS_PER_FIRE, STEPS_PER_RUN_MAX, TOMBSTONE_TTL, TOMBSTONES_MAX,
-    TOMBSTONES_PER_PARTICIPANT_MAX,
+    APPROVAL_DEFAULT, BATCH_EVENTS_MAX, BATCHES_REMEMBERED, KEY_TTL, LEASE_DEFAULT, LIVE_RUNS_MAX,
+    OPEN_APPROVALS_MAX, OPEN_MESSAGES_MAX, OPEN_PARTS_MAX, ORPHAN_LIMIT, PEOPLE_PER_DAY_MAX,
+    RUN_DEPTH_MAX, STALE_KEYS_EVERY, STALE_KEYS_PER_FIRE, STEPS_PER_RUN_MAX, TOMBSTONE_TTL,
+    TOMBSTONES_MAX, TOMBSTONES_PER_PARTICIPANT_MAX,
 };
 use everwire_core::row::{RowKey, RunState};
 use everwire_core::{Offset, Op, Outcome, Seq};
@@ -18,7 +18,7 @@ use crate::world::{
 };
 
 #[test]
-fn the_bounds_are_those_of_rules_version_2() {
+fn the_bounds_are_those_of_rules_version_3() {
     // Changing one needs a new version of the rules, or two replicas decide differently.
     assert_eq!(BATCH_EVENTS_MAX, 4_096);
     assert_eq!(LIVE_RUNS_MAX, 256);
@@ -36,7 +36,9 @@ fn the_bounds_are_those_of_rules_version_2() {
     assert_eq!(TOMBSTONES_MAX, 64);
     assert_eq!(TOMBSTONES_PER_PARTICIPANT_MAX, 8);
     assert_eq!(TOMBSTONE_TTL.as_secs(), 600);
-    assert_eq!(everwire_rules::RULES_VERSION, 2);
+    assert_eq!(OPEN_APPROVALS_MAX, 64);
+    assert_eq!(APPROVAL_DEFAULT.as_secs(), 3_600);
+    assert_eq!(everwire_rules::RULES_VERSION, 3);
 }
 
 #[test]
@@ -72,6 +74,7 @@ fn kind(key: &RowKey) -> &'static str {
         RowKey::Step(..) => "step",
         RowKey::Tombstone(..) => "tombstone",
         RowKey::Timer(..) => "timer",
+        RowKey::Approval(..) => "approval",
     }
 }
 

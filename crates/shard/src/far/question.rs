@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use everwire_core::event::SuspendReason;
 use everwire_core::row::{Frozen, RunState};
 use everwire_core::{
     Event, NodeId, Offset, Refusal, RunEpoch, RunId, Seq, SessionEpoch, SessionName, ShardId,
@@ -249,6 +250,10 @@ pub(super) fn run_to(info: &RunInfo) -> wire::RunStand {
         ended: info.ended.map(Offset::get),
         last_seq: info.last_seq.0,
         last_offset: info.last_offset.get(),
+        suspended: info
+            .suspended
+            .map_or_else(String::new, |reason| reason.as_str().to_owned()),
+        step: text(info.step.as_ref()),
     }
 }
 
@@ -267,5 +272,10 @@ pub(super) fn run_from(run: &RunId, stand: wire::RunStand) -> Result<RunInfo, Re
         ended: stand.ended.map(offset).transpose()?,
         last_seq: Seq(stand.last_seq),
         last_offset: offset(stand.last_offset)?,
+        suspended: match stand.suspended.as_str() {
+            "" => None,
+            word => Some(SuspendReason::parse(word).ok_or_else(strange)?),
+        },
+        step: read(field::optional_name("step", &stand.step))?,
     })
 }

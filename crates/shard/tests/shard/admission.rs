@@ -1,6 +1,6 @@
 //! In front of the log: lanes, bounds, order.
 
-use everwire_core::command::{CancelOutcome, Lane};
+use everwire_core::command::{Lane, SignalOutcome};
 use everwire_core::limits::{ENTRIES_IN_FLIGHT_MAX, ENTRY_BYTES_MAX, SHARD_AGENT_BYTES_MAX};
 use everwire_core::{Code, Outcome};
 use everwire_shard::Pending;
@@ -44,10 +44,10 @@ async fn a_stop_overtakes_a_full_lane_of_agents() {
     world.disk.release();
 
     let asked = posted(question).await;
-    let Outcome::Cancelled { outcome, .. } = stop.await.unwrap() else {
+    let Outcome::Signalled { outcome, .. } = stop.await.unwrap() else {
         panic!("not a cancel");
     };
-    let CancelOutcome::Applied { offset: stopped } = outcome else {
+    let SignalOutcome::Applied { offset: stopped } = outcome else {
         panic!("{outcome:?}");
     };
     assert_eq!(stopped, asked.next(), "in the order of the calls");

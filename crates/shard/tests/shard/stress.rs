@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use everwire_core::command::CancelOutcome;
+use everwire_core::command::SignalOutcome;
 use everwire_core::event::Body;
 use everwire_core::{Code, Event, Kind, Offset, Outcome, RunId};
 use everwire_shard::{Delivery, ShardHandle, Subscription};
@@ -127,8 +127,8 @@ async fn stop_some(shard: ShardHandle, session: String, runs: Vec<String>, mut d
             continue;
         }
         let outcome = shard.propose(cancel(&session, &run)).await.unwrap();
-        if let Outcome::Cancelled {
-            outcome: CancelOutcome::Applied { .. },
+        if let Outcome::Signalled {
+            outcome: SignalOutcome::Applied { .. },
             ..
         } = outcome
         {

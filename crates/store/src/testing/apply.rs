@@ -148,6 +148,7 @@ pub(super) fn rows_of(session: SessionKey) -> Vec<(RowKey, Row)> {
             Row::Timer(TimerRow {
                 guard: 3,
                 run: None,
+                approval: None,
             }),
         ),
     ]
@@ -296,7 +297,11 @@ fn scans_are_in_key_order_and_bounded(bed: &Harness) {
     let mut write = write_of(2);
     for (session, time, guard) in [(here, 30, 7), (other, 20, 8), (other, 300, 9)] {
         let key = RowKey::Timer(session, Timestamp(time), TimerKind::StaleKeys);
-        let row = TimerRow { guard, run: None };
+        let row = TimerRow {
+            guard,
+            run: None,
+            approval: None,
+        };
         write.rows.insert(key, Some(Row::Timer(row)));
     }
     store.write(0, write).unwrap();

@@ -296,6 +296,7 @@ pub fn head(tail: u64) -> Row {
         people_today: 1,
         frozen: None,
         keys_due: None,
+        open_approvals: 0,
     })
 }
 

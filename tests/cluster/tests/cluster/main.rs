@@ -26,4 +26,5 @@ mod stop_race;
 mod streams;
 mod times;
 mod versions;
+mod waiting;
 mod watched;

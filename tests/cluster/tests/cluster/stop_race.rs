@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use everwire_cluster_tests::{Reading, alone, reading, replicas};
-use everwire_core::command::CancelOutcome;
+use everwire_core::command::SignalOutcome;
 use everwire_core::{Event, Offset, ShardId};
 use everwire_promises::{History, Kind};
 use everwire_testkit::cluster::session_on;
@@ -140,7 +140,7 @@ fn written(log: &[Event], stop: &Stop) -> usize {
         stamp.is_some_and(|stamp| stamp.run == stop.run && stamp.seq.is_some())
     });
     let offsets: Vec<_> = mine.map(|event| event.offset).collect();
-    if let CancelOutcome::Applied { offset } = stop.outcome {
+    if let SignalOutcome::Applied { offset } = stop.outcome {
         let late = offsets.iter().filter(|written| **written > offset);
         assert_eq!(late.count(), 0, "{}: written after its stop", stop.run);
     }
@@ -233,7 +233,7 @@ async fn check(
     for stop in &ran.stops {
         let (written, acked) = (written(&log, stop), stop.acked.len());
         assert_eq!(written, acked, "{}: the agent knows what stands", stop.run);
-        let CancelOutcome::Applied { offset } = stop.outcome else {
+        let SignalOutcome::Applied { offset } = stop.outcome else {
             continue;
         };
         hit += 1;

@@ -152,4 +152,41 @@ impl Signals for Node {
             duplicate: known,
         })
     }
+
+    async fn pause(&self, _: tonic::Request<v1::PauseRequest>) -> Reply<v1::SignalResponse> {
+        unreachable!("no test of this node pauses")
+    }
+
+    async fn resume(&self, _: tonic::Request<v1::ResumeRequest>) -> Reply<v1::SignalResponse> {
+        unreachable!("no test of this node resumes")
+    }
+
+    async fn approve(
+        &self,
+        request: tonic::Request<v1::AnswerRequest>,
+    ) -> Reply<v1::SignalResponse> {
+        self.answered(request).await
+    }
+
+    async fn deny(&self, request: tonic::Request<v1::AnswerRequest>) -> Reply<v1::SignalResponse> {
+        self.answered(request).await
+    }
+}
+
+impl Node {
+    async fn answered(
+        &self,
+        request: tonic::Request<v1::AnswerRequest>,
+    ) -> Reply<v1::SignalResponse> {
+        self.admit(&request)?;
+        self.write().await?;
+        self.before()?;
+        self.after(v1::SignalResponse {
+            session_epoch: EPOCH.into(),
+            outcome: "applied".into(),
+            offset: Some(7),
+            state: None,
+            duplicate: false,
+        })
+    }
 }

@@ -1,6 +1,6 @@
 //! The model's third part: stops, leases that end, and runs that are given up.
 
-use everwire_core::command::{CancelOutcome, Expire};
+use everwire_core::command::{Expire, SignalOutcome};
 use everwire_core::event::{Body, Draft, MessageStatus};
 use everwire_core::row::RunState;
 use everwire_core::{
@@ -25,7 +25,7 @@ impl Session {
         let purpose = Purpose::Cancel(cancel.clone());
         let session_epoch = self.epoch();
         let answer = |outcome, duplicate| {
-            Ok(Outcome::Cancelled {
+            Ok(Outcome::Signalled {
                 session_epoch,
                 outcome,
                 duplicate,
@@ -33,17 +33,17 @@ impl Session {
         };
         if let Some(used) = self.recall(time, by, Some(key), &purpose)? {
             let offset = used.offset;
-            return answer(CancelOutcome::Applied { offset }, true);
+            return answer(SignalOutcome::Applied { offset }, true);
         }
         let named = cancel.target.run().map(|run| self.seen(run));
         if let Some(None) = named {
-            return answer(CancelOutcome::UnknownRun, false);
+            return answer(SignalOutcome::UnknownRun, false);
         }
         let mut hit = self.live();
         hit.retain(|run| self.is_hit(by, cancel, run));
         let over = |seen: &Seen| {
             let end = seen.end;
-            end.map(|(state, offset)| CancelOutcome::AlreadyTerminal { state, offset })
+            end.map(|(state, offset)| SignalOutcome::AlreadyTerminal { state, offset })
         };
         if let (Target::Run(_), Some(Some(seen))) = (&cancel.target, &named)
             && let Some(over) = over(seen)
@@ -89,7 +89,7 @@ impl Session {
                 until: time + TEN_MINUTES_MS,
             });
         }
-        answer(CancelOutcome::Applied { offset }, false)
+        answer(SignalOutcome::Applied { offset }, false)
     }
 
     fn is_hit(&self, by: &Author, cancel: &Cancel, run: &RunId) -> bool {

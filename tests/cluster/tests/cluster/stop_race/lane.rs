@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use everwire_client::{Client, Publisher};
 use everwire_cluster_tests::load::agent;
-use everwire_core::command::CancelOutcome;
+use everwire_core::command::SignalOutcome;
 use everwire_core::event::Body;
 use everwire_core::{Code, Draft, Key, Offset, RunId, Seq, SessionName, ShardId};
 use everwire_promises::Acked;
@@ -44,7 +44,7 @@ pub(super) struct Stop {
     pub(super) run: RunId,
     pub(super) pressed: Instant,
     pub(super) answered: Instant,
-    pub(super) outcome: CancelOutcome,
+    pub(super) outcome: SignalOutcome,
     /// What its agent was told is durable.
     pub(super) acked: Vec<Acked>,
 }
@@ -94,8 +94,8 @@ impl Lane {
             }
             let stop = self.one(number).await;
             match stop.outcome {
-                CancelOutcome::Applied { offset }
-                | CancelOutcome::AlreadyTerminal { offset, .. } => last = last.max(offset),
+                SignalOutcome::Applied { offset }
+                | SignalOutcome::AlreadyTerminal { offset, .. } => last = last.max(offset),
                 ref other => panic!("{}: {other:?}", stop.run),
             }
             stops.push(stop);
@@ -133,7 +133,7 @@ impl Lane {
 }
 
 /// Reads along until it is time, and presses.
-async fn press(tab: &mut Tab, run: &RunId, due: Instant) -> (Instant, Instant, CancelOutcome) {
+async fn press(tab: &mut Tab, run: &RunId, due: Instant) -> (Instant, Instant, SignalOutcome) {
     loop {
         tokio::select! {
             () = sleep_until(due) => break,

@@ -2,12 +2,13 @@
 //! and, as its last line, `N passed, N failed`. What only the rules alone can give (a clock, the
 //! attach function) is skipped, loudly.
 
+mod signals;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use everwire_core::command::CancelOutcome;
 use everwire_core::grant::Capability;
 use everwire_core::row::RunState;
 use everwire_core::{
@@ -87,6 +88,7 @@ impl Subject for Live {
             } => call.publish(run, *run_epoch, *first_seq, drafts).await,
             Action::Post { draft, key, .. } => call.post(draft, key.as_ref()).await,
             Action::Cancel { cancel, key } => call.cancel(cancel, key).await,
+            Action::Signal { signal, key } => call.signal(signal, key).await,
             Action::Attach { tab, cursor } => self.attach(&call, tab, *cursor).await,
             Action::Read { tab } => self.read(&call, tab).await,
             Action::Drop { tab } => {
@@ -400,24 +402,11 @@ impl Call {
         request.put_cancel(cancel);
         let mut client = SignalsClient::new(self.channel.clone());
         let answer = client.cancel(self.with(request)).await?.into_inner();
-        let missing = |what: &'static str| move || Status::internal(what);
-        let at = answer.offset.map(offset).ok_or_else(missing("no offset"));
-        let outcome = match answer.outcome.as_str() {
-            "applied" => CancelOutcome::Applied { offset: at? },
-            "already_terminal" => CancelOutcome::AlreadyTerminal {
-                state: answer
-                    .state
-                    .as_deref()
-                    .and_then(RunState::parse)
-                    .ok_or_else(missing("no state"))?,
-                offset: at?,
-            },
-            "denied" => CancelOutcome::Denied,
-            "unknown_run" => CancelOutcome::UnknownRun,
-            _ => return Err(Status::internal("an unknown outcome")),
-        };
-        Ok(Answer::Cancelled {
-            outcome,
+        signals::signalled(v1::SignalResponse {
+            session_epoch: answer.session_epoch,
+            outcome: answer.outcome,
+            offset: answer.offset,
+            state: answer.state,
             duplicate: answer.duplicate,
         })
     }

@@ -1,5 +1,5 @@
 /**
- * A cancel in the words of a caller, as the fields of the wire. Pure.
+ * A signal in the words of a caller, as the fields of the wire. Pure.
  * What the server would refuse for its shape is refused here, with the name of the field.
  */
 import { EverwireError } from './errors.js';
@@ -9,15 +9,20 @@ import {
   isOffset,
   isParticipant,
   isRunState,
+  NOTE_BYTES_MAX,
   type CancelFields,
+  type RunsTarget,
+  type SignalFields,
+  type Verdict,
 } from './protocol.js';
-import type { CancelRunOptions, CancelTarget } from './session.js';
+import type { AnswerOptions, CancelRunOptions, CancelTarget, SeenApproval } from './session.js';
+import { utf8Length } from './utf8.js';
 
 /** The wire's fields of a cancel; throws MALFORMED. */
 export function cancelFields(
   target: string | CancelTarget,
   options: CancelRunOptions,
-): CancelFields {
+): SignalFields {
   const aimed = targetFields(target);
   const { gracefulMs: graceful_ms, expect, asOf: as_of } = options;
   if (graceful_ms !== undefined && !isGrace(graceful_ms)) {
@@ -34,11 +39,39 @@ export function cancelFields(
     throw malformed('asOf would spare the very runs that a stop of an input means');
   }
   return {
+    signal: 'cancel',
     ...aimed,
     ...(graceful_ms !== undefined && { graceful_ms }),
     ...(expect !== undefined && { expect }),
     ...(as_of !== undefined && { as_of }),
   };
+}
+
+/** The wire's fields of a pause or a resume; throws MALFORMED. */
+export function pauseFields(
+  signal: 'pause' | 'resume',
+  target: string | RunsTarget,
+): SignalFields {
+  const aimed = targetFields(target);
+  if (aimed.input !== undefined) throw malformed('an input can be neither paused nor resumed');
+  return { signal, ...aimed };
+}
+
+/** The wire's fields of an answer to a request for an approval; throws MALFORMED or TOO_LARGE. */
+export function answerFields(
+  signal: Verdict,
+  seen: SeenApproval,
+  options: AnswerOptions,
+): SignalFields {
+  const approval = name('approval', seen?.approval);
+  const action_hash = name('action_hash', seen.action_hash);
+  const { note } = options;
+  if (note !== undefined && typeof note !== 'string') throw malformed('note is a text');
+  if (note !== undefined && utf8Length(note) > NOTE_BYTES_MAX) {
+    const message = `the note is longer than ${NOTE_BYTES_MAX} bytes`;
+    throw new EverwireError('TOO_LARGE', message, { limit: NOTE_BYTES_MAX });
+  }
+  return { signal, approval, action_hash, ...(note !== undefined && { note }) };
 }
 
 function targetFields(target: string | CancelTarget): CancelFields {
@@ -47,7 +80,7 @@ function targetFields(target: string | CancelTarget): CancelFields {
   const named = (['run', 'subtree', 'input', 'all'] as const).filter(
     (field) => target?.[field] !== undefined,
   );
-  if (named.length !== 1) throw malformed('a cancel names one of run, subtree, input and all');
+  if (named.length !== 1) throw malformed('a target names one thing, and no other');
   if (target.run !== undefined) return { run: name('run', target.run) };
   if (target.subtree !== undefined) return { subtree: name('subtree', target.subtree) };
   if (target.input === undefined) {
