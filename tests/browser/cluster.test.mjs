@@ -107,6 +107,52 @@ describe('the cluster of the demo', () => {
     }
   });
 
+  test('a pause holds the answer while the leader dies, and Resume goes on where it stood', async (t) => {
+    const { session, one, two } = await twoTabs(t);
+    await two.press('Pause');
+    const paused = ({ runState }) => runState === 'suspended';
+    await Promise.all([one, two].map((tab) => tab.until(paused, 'paused')));
+    await one.press('Kill leader');
+    await sleep(2_500);
+    const held = await assertSame(one, two);
+    assert.match(held.run, /paused by /);
+    const led = ({ leader }) => NODES.includes(leader);
+    await Promise.all([one, two].map((tab) => tab.until(led, 'another leads')));
+    assert.equal((await one.see()).offset, held.offset, 'nothing was written meanwhile');
+    await one.press('Resume');
+    await Promise.all([one, two].map((tab) => goesOn(tab, held.offset, 'it goes on')));
+    await stopped(one, two);
+    await assertWhole({ session, one, two });
+  });
+
+  test('an approval is asked for and given from the other tab, though the leader dies', async (t) => {
+    const { session, one, two } = await twoTabs(t);
+    await stopped(one, two);
+    const before = await one.see();
+    await one.page.getByLabel('Your question').fill('Do it, I approve.');
+    await one.press('Ask');
+    const card = (tab, state) =>
+      tab.page.locator(`[data-testid=approval][data-state=${state}]`).last().waitFor();
+    await Promise.all([one, two].map((tab) => card(tab, 'open')));
+    const waits = ({ runState }) => runState === 'suspended';
+    await Promise.all([one, two].map((tab) => tab.until(waits, 'it waits')));
+    await one.press('Kill leader');
+    await two.press('Approve');
+    await Promise.all([one, two].map((tab) => card(tab, 'approved')));
+    await Promise.all([one, two].map((tab) => goesOn(tab, before.offset, 'it answers')));
+    await stopped(one, two);
+    await assertWhole({ session, one, two });
+
+    await one.page.getByLabel('Your question').fill('And this, do you approve?');
+    await one.press('Ask');
+    await Promise.all([one, two].map((tab) => card(tab, 'open')));
+    await one.press('Deny');
+    await Promise.all([one, two].map((tab) => card(tab, 'denied')));
+    const failed = ({ runState }) => runState === 'failed';
+    await Promise.all([one, two].map((tab) => tab.until(failed, 'it is not answered')));
+    await assertSame(one, two);
+  });
+
   test('it shows nodes, edges, shards, and the way of the session', async (t) => {
     const { one, two } = await twoTabs(t);
     const { leader, edge } = await one.see();

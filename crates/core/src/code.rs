@@ -156,7 +156,8 @@ pub struct Details {
     pub last_seq: Option<Seq>,
     /// STALE_EPOCH: the offset of `last_seq`.
     pub last_offset: Option<Offset>,
-    /// RUN_ENDED, WRONG_STATE: the state that the run is in.
+    /// RUN_ENDED, WRONG_STATE: the state that the run is in. ALREADY_RESOLVED: what became of the
+    /// request.
     pub state: Option<&'static str>,
     /// RUN_ENDED: where the run ended. KEY_REUSED: where the key was used first.
     pub offset: Option<Offset>,

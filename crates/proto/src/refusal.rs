@@ -4,6 +4,7 @@
 //! the other form. Never: a decision whether to repeat a request; that is the advice's.
 
 use bytes::Bytes;
+use everwire_core::event::ApprovalOutcome;
 use everwire_core::position::{Offset, RunEpoch, Seq};
 use everwire_core::row::RunState;
 use everwire_core::{Advice, Code, Details, ParticipantId, Refusal};
@@ -66,7 +67,7 @@ pub fn from_error(error: v1::Error) -> Refusal {
 }
 
 fn details_from(details: v1::ErrorDetails) -> Details {
-    let state = details.state.as_deref().and_then(RunState::parse);
+    let state = details.state.as_deref().and_then(state_word);
     let by = details.by.as_deref().map(ParticipantId::parse);
     let session_epoch = details.session_epoch.map(|text| text.parse());
     Details {
@@ -76,7 +77,7 @@ fn details_from(details: v1::ErrorDetails) -> Details {
         expected_seq: details.expected_seq.map(Seq),
         last_seq: details.last_seq.map(Seq),
         last_offset: details.last_offset.and_then(Offset::new),
-        state: state.map(RunState::as_str),
+        state,
         offset: details.offset.and_then(Offset::new),
         by: by.and_then(Result::ok),
         earliest: details.earliest.and_then(Offset::new),
@@ -129,6 +130,12 @@ pub fn from_status(status: &tonic::Status) -> Refusal {
         code,
         format!("the transport answered: {}", status.message()),
     )
+}
+
+/// Where a run, or a request for an approval, stands, if it is a word that is known here.
+fn state_word(word: &str) -> Option<&'static str> {
+    let run = RunState::parse(word).map(RunState::as_str);
+    run.or_else(|| ApprovalOutcome::parse(word).map(ApprovalOutcome::as_str))
 }
 
 /// The gRPC status code of a code; printed in `docs/protocol/codes.md`.

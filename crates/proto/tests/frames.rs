@@ -66,7 +66,7 @@ fn a_refused_json_frame_names_its_id_and_its_field() {
         ),
         (
             "signal",
-            r#""t":"signal","session":"s","signal":"pause","run":"r","key":"k""#.to_owned(),
+            r#""t":"signal","session":"s","signal":"wave","run":"r","key":"k""#.to_owned(),
         ),
         (
             "key",

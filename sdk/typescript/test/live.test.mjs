@@ -58,7 +58,8 @@ function agent(session, words, run = 'r1', who = 'agent') {
   return writer;
 }
 
-const MAY = 'create,subscribe,publish,signal:cancel,history';
+const SIGNALS = ['cancel', 'pause', 'resume', 'approve', 'deny'].map((word) => `signal:${word}`);
+const MAY = `create,subscribe,publish,${SIGNALS},history`;
 const live = (t, options = {}) =>
   client(t, options.urls ?? `http://${ready.http.replace(/^http:\/\//, '')}`, {
     auth: () => token('ann', `*=${MAY}`),
@@ -171,6 +172,61 @@ describe('against everwire dev', { skip: bin === undefined }, () => {
       );
       await sleep(200);
       assert.equal(session.tail, outcome.offset + 3);
+    });
+
+    test(`a pause holds a run, an approval is answered once, ${transport}`, async (t) => {
+      const name = fresh();
+      const one = live(t, { transport });
+      const session = one.attach(name, { create: true });
+      const other = live(t, { auth: () => token('bob', `*=${MAY}`) }).attach(name);
+      const asked = {
+        kind: 'approval.requested',
+        body: { approval: 'a1', action: 'Do it', action_hash: 'h1', data: { files: 3 } },
+      };
+      const writer = agent(name, [JSON.stringify(asked), 'said ']);
+      const transcript = new Transcript();
+      const reading = (async () => {
+        for await (const event of session) transcript.apply(event);
+      })();
+      reading.catch(() => {});
+      await until(() => transcript.openApprovals.length === 1, 'it asks');
+      const [approval] = transcript.openApprovals;
+      assert.deepEqual([approval.action, approval.data, approval.on_expiry], ['Do it', { files: 3 }, 'deny']);
+      const stale = { ...approval, action_hash: 'another' };
+      await assert.rejects(session.approve(stale), { code: 'WRONG_STATE', advice: 'stop' });
+      const [yes, no] = await Promise.allSettled([session.approve(approval), other.deny(approval)]);
+      const [won, lost] = yes.status === 'fulfilled' ? [yes, no] : [no, yes];
+      assert.equal(won.value.outcome, 'applied');
+      assert.equal(lost.reason.code, 'ALREADY_RESOLVED');
+      await until(() => approval.outcome !== undefined, 'it is resolved');
+      assert.equal(approval.resolved, won.value.offset);
+      assert.equal(lost.reason.details.by, approval.by.participant);
+      await assert.rejects(session.deny({ approval: 'a9', action_hash: 'h' }), {
+        code: 'UNKNOWN_APPROVAL',
+      });
+      writer.kill('SIGKILL');
+
+      agent(
+        name,
+        Array.from({ length: 300 }, (_, at) => `w${at} `),
+        'r2',
+      );
+      await until(() => (transcript.run('r2')?.state ?? '') === 'running', 'it runs');
+      one.disconnect();
+      const paused = await session.pause('r2');
+      one.reconnect();
+      assert.equal(paused.outcome, 'applied');
+      await until(() => transcript.run('r2').state === 'suspended', 'it waits');
+      assert.deepEqual(
+        [transcript.run('r2').suspended.reason, transcript.run('r2').suspended.by.participant],
+        ['paused', 'ann'],
+      );
+      await assert.rejects(session.pause('r2'), { code: 'WRONG_STATE' });
+      assert.equal((await session.resume('r2')).outcome, 'applied');
+      await until(() => transcript.run('r2').state !== 'suspended', 'it goes on');
+      session.close();
+      other.close();
+      await reading;
     });
 
     test(`one stop of everything hits each run, without a socket too, ${transport}`, async (t) => {

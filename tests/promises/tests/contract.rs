@@ -28,7 +28,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 /// The newest version of the rules that this release knows.
-const RULES: u32 = 2;
+const RULES: u32 = 3;
 
 /// The page.
 fn page() -> String {

@@ -181,7 +181,7 @@ async fn a_frame_that_cannot_be_read_is_refused_and_the_socket_lives() {
             "4",
         ),
         (
-            r#"{"t":"signal","id":"5","session":"s","signal":"pause","run":"r","key":"k"}"#,
+            r#"{"t":"signal","id":"5","session":"s","signal":"wave","run":"r","key":"k"}"#,
             "5",
         ),
     ] {
