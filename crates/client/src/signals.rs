@@ -3,9 +3,9 @@
 
 use everwire_core::command::SignalOutcome;
 use everwire_core::control::{Answer, Signal};
-use everwire_core::event::Verdict;
 use everwire_core::{Cancel, Code, Key, Refusal, RunId, SessionName, Target};
 use everwire_proto::control::HoldsCancel;
+use everwire_proto::signal::request_of;
 use everwire_proto::v1;
 use everwire_proto::v1::signals_client::SignalsClient;
 
@@ -143,71 +143,17 @@ impl Client {
         key: Option<Key>,
     ) -> Result<Signalled, Refusal> {
         signal.check_shape()?;
-        let key = key.unwrap_or_else(|| self.caller.mint_key()).to_string();
-        let (aim, session) = (Aim::Writes(session.clone()), session.to_string());
-        let caller = &self.caller;
-        let answer = match signal {
-            Signal::Pause(target) => {
-                let (run, subtree, all) = aimed(target);
-                let request = v1::PauseRequest {
-                    session,
-                    run,
-                    subtree,
-                    all,
-                    key,
-                };
-                let call = |channel, request| async move {
-                    SignalsClient::new(channel).pause(request).await
-                };
-                caller.unary(Lane::People, aim, request, call).await
-            },
-            Signal::Resume(target) => {
-                let (run, subtree, all) = aimed(target);
-                let request = v1::ResumeRequest {
-                    session,
-                    run,
-                    subtree,
-                    all,
-                    key,
-                };
-                let call = |channel, request| async move {
-                    SignalsClient::new(channel).resume(request).await
-                };
-                caller.unary(Lane::People, aim, request, call).await
-            },
-            Signal::Answer(answer) => {
-                let verdict = answer.verdict;
-                let request = v1::AnswerRequest {
-                    session,
-                    approval: answer.approval.to_string(),
-                    action_hash: answer.action_hash.to_string(),
-                    note: answer.note.clone().unwrap_or_default(),
-                    key,
-                };
-                let call = move |channel, request| async move {
-                    let mut signals = SignalsClient::new(channel);
-                    match verdict {
-                        Verdict::Approve => signals.approve(request).await,
-                        Verdict::Deny => signals.deny(request).await,
-                    }
-                };
-                caller.unary(Lane::People, aim, request, call).await
-            },
-        };
+        let key = key.unwrap_or_else(|| self.caller.mint_key());
+        let request = request_of(session, signal, &key);
+        let call =
+            |channel, request| async move { SignalsClient::new(channel).signal(request).await };
+        let aim = Aim::Writes(session.clone());
+        let answer = self.caller.unary(Lane::People, aim, request, call).await;
         // Whoever is not asked is told so, and it is no outcome: somebody else may answer.
         match signal {
             Signal::Answer(_) => wire::signalled(&answer?),
             Signal::Pause(_) | Signal::Resume(_) => decided(answer),
         }
-    }
-}
-
-/// The fields of a target that is no input.
-fn aimed(target: &Target) -> (String, String, bool) {
-    match target {
-        Target::Run(run) => (run.to_string(), String::new(), false),
-        Target::Subtree(root) => (String::new(), root.to_string(), false),
-        Target::Session | Target::Input(_) => (String::new(), String::new(), true),
     }
 }
 

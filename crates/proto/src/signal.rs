@@ -8,12 +8,13 @@ use everwire_core::Refusal;
 use everwire_core::clock::Timestamp;
 use everwire_core::control::{Answer, Cancel, Request, Signal, Target};
 use everwire_core::event::{Body, Verdict};
-use everwire_core::ids::ParticipantId;
+use everwire_core::ids::{Key, ParticipantId, SessionName};
 
 use crate::control::{CancelFields, HoldsCancel};
 use crate::edge_v1::Signal as Fields;
 use crate::event::{Source, data_from, data_to};
 use crate::field::{self, malformed};
+use crate::v1::signal_request::Signal as Call;
 use crate::{v1, words};
 
 /// Writes a signal's word and fields.
@@ -62,13 +63,13 @@ impl Pressed {
 
 /// Reads and checks a signal of any word.
 pub fn pressed(fields: &Fields) -> Result<Pressed, Refusal> {
-    let answer = |verdict| -> Result<Signal, Refusal> {
-        Ok(Signal::Answer(Answer {
-            approval: field::name("approval", &fields.approval)?,
-            verdict,
-            action_hash: field::name("action_hash", &fields.action_hash)?,
-            note: (!fields.note.is_empty()).then(|| fields.note.clone()),
-        }))
+    let answer = |verdict| {
+        let wire = v1::Answer {
+            approval: fields.approval.clone(),
+            action_hash: fields.action_hash.clone(),
+            note: fields.note.clone(),
+        };
+        answer_from(verdict, wire)
     };
     let signal = match fields.signal.as_str() {
         "cancel" => return fields.cancel().map(Pressed::Cancel),
@@ -80,6 +81,52 @@ pub fn pressed(fields: &Fields) -> Result<Pressed, Refusal> {
     };
     signal.check_shape()?;
     Ok(Pressed::Signal(signal))
+}
+
+/// A signal that is no stop as a call.
+pub fn request_of(session: &SessionName, signal: &Signal, key: &Key) -> v1::SignalRequest {
+    let wire = match signal {
+        Signal::Pause(target) => Call::Pause(aim_to(target)),
+        Signal::Resume(target) => Call::Resume(aim_to(target)),
+        Signal::Answer(answer) => {
+            let wire = v1::Answer {
+                approval: answer.approval.to_string(),
+                action_hash: answer.action_hash.to_string(),
+                note: answer.note.clone().unwrap_or_default(),
+            };
+            match answer.verdict {
+                Verdict::Approve => Call::Approve(wire),
+                Verdict::Deny => Call::Deny(wire),
+            }
+        },
+    };
+    v1::SignalRequest {
+        session: session.to_string(),
+        key: key.to_string(),
+        signal: Some(wire),
+    }
+}
+
+/// Reads and checks the signal of a call.
+pub fn signal_of(call: Option<Call>) -> Result<Signal, Refusal> {
+    let signal = match call {
+        Some(Call::Pause(aim)) => Signal::Pause(aim_from(aim)?),
+        Some(Call::Resume(aim)) => Signal::Resume(aim_from(aim)?),
+        Some(Call::Approve(answer)) => answer_from(Verdict::Approve, answer)?,
+        Some(Call::Deny(answer)) => answer_from(Verdict::Deny, answer)?,
+        None => return Err(malformed("signal", "is missing, or not known here")),
+    };
+    signal.check_shape()?;
+    Ok(signal)
+}
+
+fn answer_from(verdict: Verdict, answer: v1::Answer) -> Result<Signal, Refusal> {
+    Ok(Signal::Answer(Answer {
+        approval: field::name("approval", &answer.approval)?,
+        verdict,
+        action_hash: field::name("action_hash", &answer.action_hash)?,
+        note: (!answer.note.is_empty()).then_some(answer.note),
+    }))
 }
 
 /// What is to wait, or to go on.

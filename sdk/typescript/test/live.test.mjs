@@ -183,7 +183,9 @@ describe('against everwire dev', { skip: bin === undefined }, () => {
         kind: 'approval.requested',
         body: { approval: 'a1', action: 'Do it', action_hash: 'h1', data: { files: 3 } },
       };
-      const writer = agent(name, [JSON.stringify(asked), 'said ']);
+      // It writes on meanwhile: its end would take the request back.
+      const words = Array.from({ length: 2_000 }, (_, at) => `w${at} `);
+      const writer = agent(name, [JSON.stringify(asked), ...words]);
       const transcript = new Transcript();
       const reading = (async () => {
         for await (const event of session) transcript.apply(event);
@@ -206,11 +208,7 @@ describe('against everwire dev', { skip: bin === undefined }, () => {
       });
       writer.kill('SIGKILL');
 
-      agent(
-        name,
-        Array.from({ length: 300 }, (_, at) => `w${at} `),
-        'r2',
-      );
+      agent(name, words, 'r2');
       await until(() => (transcript.run('r2')?.state ?? '') === 'running', 'it runs');
       one.disconnect();
       const paused = await session.pause('r2');

@@ -8,8 +8,8 @@ use everwire_core::event::Verdict;
 use everwire_core::grant::Capability;
 use everwire_core::{Code, Op, Outcome, Refusal, SessionEpoch, SessionName, Signal};
 use everwire_proto::control::HoldsCancel;
-use everwire_proto::signal::{Pressed, pressed};
-use everwire_proto::{edge_v1, field, hash, v1};
+use everwire_proto::signal::signal_of;
+use everwire_proto::{field, hash, v1};
 use tonic::{Request, Response, Status};
 
 use crate::context::Context;
@@ -51,67 +51,14 @@ impl Signals {
         })
     }
 
-    async fn pause(
-        &self,
-        caller: &Caller,
-        asked: v1::PauseRequest,
-    ) -> Result<v1::SignalResponse, Refusal> {
-        let fields = edge_v1::Signal {
-            signal: "pause".to_owned(),
-            session: asked.session,
-            key: asked.key,
-            run: asked.run,
-            subtree: asked.subtree,
-            all: asked.all,
-            ..edge_v1::Signal::default()
-        };
-        self.signal(caller, &fields).await
-    }
-
-    async fn resume(
-        &self,
-        caller: &Caller,
-        asked: v1::ResumeRequest,
-    ) -> Result<v1::SignalResponse, Refusal> {
-        let fields = edge_v1::Signal {
-            signal: "resume".to_owned(),
-            session: asked.session,
-            key: asked.key,
-            run: asked.run,
-            subtree: asked.subtree,
-            all: asked.all,
-            ..edge_v1::Signal::default()
-        };
-        self.signal(caller, &fields).await
-    }
-
-    async fn approve(
-        &self,
-        caller: &Caller,
-        asked: v1::AnswerRequest,
-    ) -> Result<v1::SignalResponse, Refusal> {
-        self.signal(caller, &answer_fields("approve", asked)).await
-    }
-
-    async fn deny(
-        &self,
-        caller: &Caller,
-        asked: v1::AnswerRequest,
-    ) -> Result<v1::SignalResponse, Refusal> {
-        self.signal(caller, &answer_fields("deny", asked)).await
-    }
-
-    /// Decides a signal that is no stop.
     async fn signal(
         &self,
         caller: &Caller,
-        fields: &edge_v1::Signal,
+        asked: v1::SignalRequest,
     ) -> Result<v1::SignalResponse, Refusal> {
-        let session = session(&fields.session)?;
-        let Pressed::Signal(signal) = pressed(fields)? else {
-            return Err(field::malformed("signal", "is a stop"));
-        };
-        let key = field::name("key", &fields.key)?;
+        let session = session(&asked.session)?;
+        let signal = signal_of(asked.signal)?;
+        let key = field::name("key", &asked.key)?;
         let right = match &signal {
             Signal::Pause(_) => Capability::SignalPause,
             Signal::Resume(_) => Capability::SignalResume,
@@ -158,18 +105,6 @@ impl Signals {
     }
 }
 
-fn answer_fields(signal: &str, asked: v1::AnswerRequest) -> edge_v1::Signal {
-    edge_v1::Signal {
-        signal: signal.to_owned(),
-        session: asked.session,
-        key: asked.key,
-        approval: asked.approval,
-        action_hash: asked.action_hash,
-        note: asked.note,
-        ..edge_v1::Signal::default()
-    }
-}
-
 fn response(
     session_epoch: Option<SessionEpoch>,
     outcome: &SignalOutcome,
@@ -200,31 +135,10 @@ impl v1::signals_server::Signals for Signals {
         answer!(self.cancel(request))
     }
 
-    async fn pause(
+    async fn signal(
         &self,
-        request: Request<v1::PauseRequest>,
+        request: Request<v1::SignalRequest>,
     ) -> Result<Response<v1::SignalResponse>, Status> {
-        answer!(self.pause(request))
-    }
-
-    async fn resume(
-        &self,
-        request: Request<v1::ResumeRequest>,
-    ) -> Result<Response<v1::SignalResponse>, Status> {
-        answer!(self.resume(request))
-    }
-
-    async fn approve(
-        &self,
-        request: Request<v1::AnswerRequest>,
-    ) -> Result<Response<v1::SignalResponse>, Status> {
-        answer!(self.approve(request))
-    }
-
-    async fn deny(
-        &self,
-        request: Request<v1::AnswerRequest>,
-    ) -> Result<Response<v1::SignalResponse>, Status> {
-        answer!(self.deny(request))
+        answer!(self.signal(request))
     }
 }

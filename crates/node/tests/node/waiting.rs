@@ -3,39 +3,49 @@
 use everwire_core::event::{Body, Draft, SuspendReason, Verdict};
 use everwire_core::{Code, ParticipantKind, Refusal, Request, Timestamp};
 use everwire_proto::v1;
+use v1::signal_request::Signal as Call;
 
 use crate::support::{Somebody, app, bare, code, node, token};
 
 const MAY: &str = "subscribe,signal:pause,signal:resume,signal:approve,signal:deny";
 
-async fn pause(who: &Somebody, run: &str, key: &str) -> Result<v1::SignalResponse, Refusal> {
-    let request = who.ask(v1::PauseRequest {
+async fn press(who: &Somebody, signal: Call, key: &str) -> Result<v1::SignalResponse, Refusal> {
+    let request = who.ask(v1::SignalRequest {
         session: "s".to_owned(),
-        run: run.to_owned(),
         key: key.to_owned(),
-        ..v1::PauseRequest::default()
+        signal: Some(signal),
     });
-    bare(who.signals().pause(request).await)
+    bare(who.signals().signal(request).await)
+}
+
+fn aim(run: &str) -> v1::SignalAim {
+    v1::SignalAim {
+        target: Some(v1::signal_aim::Target::Run(run.to_owned())),
+    }
+}
+
+async fn pause(who: &Somebody, run: &str, key: &str) -> Result<v1::SignalResponse, Refusal> {
+    press(who, Call::Pause(aim(run)), key).await
 }
 
 async fn resume(who: &Somebody, run: &str, key: &str) -> Result<v1::SignalResponse, Refusal> {
-    let request = who.ask(v1::ResumeRequest {
-        session: "s".to_owned(),
-        run: run.to_owned(),
-        key: key.to_owned(),
-        ..v1::ResumeRequest::default()
-    });
-    bare(who.signals().resume(request).await)
+    press(who, Call::Resume(aim(run)), key).await
 }
 
-fn answer(approval: &str, hash: &str, key: &str) -> v1::AnswerRequest {
-    v1::AnswerRequest {
-        session: "s".to_owned(),
+fn answer(approval: &str, hash: &str) -> v1::Answer {
+    v1::Answer {
         approval: approval.to_owned(),
         action_hash: hash.to_owned(),
         note: String::new(),
-        key: key.to_owned(),
     }
+}
+
+async fn approve(who: &Somebody, id: &str, hash: &str) -> Result<v1::SignalResponse, Refusal> {
+    press(who, Call::Approve(answer(id, hash)), "k").await
+}
+
+async fn deny(who: &Somebody, id: &str, key: &str) -> Result<v1::SignalResponse, Refusal> {
+    press(who, Call::Deny(answer(id, "h")), key).await
 }
 
 async fn get(who: &Somebody, run: &str) -> v1::GetResponse {
@@ -134,35 +144,16 @@ async fn an_approval_is_given_by_whom_it_is_kept_to_and_by_nobody_else() {
     let bob = agent.with_token(token("bob", ParticipantKind::User, "s", MAY));
     let nobody = agent.with_token(token("ann", ParticipantKind::User, "s", "subscribe"));
 
-    let without = nobody.ask(answer("a", "h", "k"));
-    let without = bare(nobody.signals().approve(without).await).unwrap();
+    let without = approve(&nobody, "a", "h").await.unwrap();
     assert_eq!((without.outcome.as_str(), without.offset), ("denied", None));
-    let foreign = bob.ask(answer("a", "h", "k"));
-    assert_eq!(
-        code(bare(bob.signals().approve(foreign).await)),
-        Code::Denied
-    );
-    let unknown = ann.ask(answer("b", "h", "k"));
-    assert_eq!(
-        code(bare(ann.signals().deny(unknown).await)),
-        Code::UnknownApproval
-    );
-    let other = ann.ask(answer("a", "g", "k"));
-    assert_eq!(
-        code(bare(ann.signals().approve(other).await)),
-        Code::WrongState
-    );
-    let shapeless = ann.ask(answer("a", "", "k"));
-    assert_eq!(
-        code(bare(ann.signals().approve(shapeless).await)),
-        Code::Malformed
-    );
-    let yes = ann.ask(answer("a", "h", "k"));
-    let yes = bare(ann.signals().approve(yes).await).unwrap();
+    assert_eq!(code(approve(&bob, "a", "h").await), Code::Denied);
+    assert_eq!(code(deny(&ann, "b", "k").await), Code::UnknownApproval);
+    assert_eq!(code(approve(&ann, "a", "g").await), Code::WrongState);
+    assert_eq!(code(approve(&ann, "a", "").await), Code::Malformed);
+    let yes = approve(&ann, "a", "h").await.unwrap();
     assert_eq!((yes.outcome.as_str(), yes.offset), ("applied", Some(4)));
     assert_eq!(get(&agent, "r").await.state, "running");
-    let late = ann.ask(answer("a", "h", "k2"));
-    let late = bare(ann.signals().deny(late).await).unwrap_err();
+    let late = deny(&ann, "a", "k2").await.unwrap_err();
     assert_eq!(late.code, Code::AlreadyResolved);
     assert_eq!(late.details.by.unwrap().as_str(), "ann");
 }

@@ -88,7 +88,7 @@ pub struct Signal {
     pub expect: ::prost::alloc::string::String,
     #[prost(uint64, optional, tag = "11")]
     pub as_of: ::core::option::Option<u64>,
-    /// The fields of everwire.v1.AnswerRequest.
+    /// The fields of everwire.v1.Answer.
     #[prost(string, tag = "12")]
     pub approval: ::prost::alloc::string::String,
     #[prost(string, tag = "13")]

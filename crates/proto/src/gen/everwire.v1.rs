@@ -2761,51 +2761,43 @@ pub struct CancelResponse {
     pub duplicate: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct PauseRequest {
+pub struct SignalRequest {
     #[prost(string, tag = "1")]
     pub session: ::prost::alloc::string::String,
-    /// Exactly one of run, subtree and all.
-    #[prost(string, tag = "2")]
-    pub run: ::prost::alloc::string::String,
-    /// A run, which may have ended, and all that work for it.
-    #[prost(string, tag = "3")]
-    pub subtree: ::prost::alloc::string::String,
-    /// Every live run of the session.
-    #[prost(bool, tag = "4")]
-    pub all: bool,
     /// Required; makes a retry safe for 24 h.
-    #[prost(string, tag = "5")]
+    #[prost(string, tag = "2")]
     pub key: ::prost::alloc::string::String,
+    #[prost(oneof = "signal_request::Signal", tags = "3, 4, 5, 6")]
+    pub signal: ::core::option::Option<signal_request::Signal>,
+}
+/// Nested message and enum types in `SignalRequest`.
+pub mod signal_request {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Signal {
+        /// Runs wait: what their writers send is refused until they are resumed.
+        #[prost(message, tag = "3")]
+        Pause(super::SignalAim),
+        /// Runs that wait go on.
+        #[prost(message, tag = "4")]
+        Resume(super::SignalAim),
+        /// Yes to a request for an approval; the first answer that is committed wins.
+        #[prost(message, tag = "5")]
+        Approve(super::Answer),
+        /// No to it.
+        #[prost(message, tag = "6")]
+        Deny(super::Answer),
+    }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct ResumeRequest {
+pub struct Answer {
     #[prost(string, tag = "1")]
-    pub session: ::prost::alloc::string::String,
-    /// As in PauseRequest.
-    #[prost(string, tag = "2")]
-    pub run: ::prost::alloc::string::String,
-    #[prost(string, tag = "3")]
-    pub subtree: ::prost::alloc::string::String,
-    #[prost(bool, tag = "4")]
-    pub all: bool,
-    #[prost(string, tag = "5")]
-    pub key: ::prost::alloc::string::String,
-}
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct AnswerRequest {
-    #[prost(string, tag = "1")]
-    pub session: ::prost::alloc::string::String,
-    #[prost(string, tag = "2")]
     pub approval: ::prost::alloc::string::String,
     /// As approval.requested has it: what the caller has seen.
-    #[prost(string, tag = "3")]
+    #[prost(string, tag = "2")]
     pub action_hash: ::prost::alloc::string::String,
     /// What else is to be said, at most 256 bytes.
-    #[prost(string, tag = "4")]
+    #[prost(string, tag = "3")]
     pub note: ::prost::alloc::string::String,
-    /// Required; makes a retry safe for 24 h.
-    #[prost(string, tag = "5")]
-    pub key: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SignalResponse {
@@ -3414,10 +3406,10 @@ pub mod signals_client {
                 .insert(GrpcMethod::new("everwire.v1.Signals", "Cancel"));
             self.inner.unary(req, path, codec).await
         }
-        /// Runs wait: what their writers send is refused until they are resumed.
-        pub async fn pause(
+        /// Any signal that ends no run.
+        pub async fn signal(
             &mut self,
-            request: impl tonic::IntoRequest<super::PauseRequest>,
+            request: impl tonic::IntoRequest<super::SignalRequest>,
         ) -> std::result::Result<tonic::Response<super::SignalResponse>, tonic::Status> {
             self.inner
                 .ready()
@@ -3429,73 +3421,11 @@ pub mod signals_client {
                 })?;
             let codec = tonic_prost::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static(
-                "/everwire.v1.Signals/Pause",
-            );
-            let mut req = request.into_request();
-            req.extensions_mut().insert(GrpcMethod::new("everwire.v1.Signals", "Pause"));
-            self.inner.unary(req, path, codec).await
-        }
-        /// Runs that wait go on.
-        pub async fn resume(
-            &mut self,
-            request: impl tonic::IntoRequest<super::ResumeRequest>,
-        ) -> std::result::Result<tonic::Response<super::SignalResponse>, tonic::Status> {
-            self.inner
-                .ready()
-                .await
-                .map_err(|e| {
-                    tonic::Status::unknown(
-                        format!("Service was not ready: {}", e.into()),
-                    )
-                })?;
-            let codec = tonic_prost::ProstCodec::default();
-            let path = http::uri::PathAndQuery::from_static(
-                "/everwire.v1.Signals/Resume",
+                "/everwire.v1.Signals/Signal",
             );
             let mut req = request.into_request();
             req.extensions_mut()
-                .insert(GrpcMethod::new("everwire.v1.Signals", "Resume"));
-            self.inner.unary(req, path, codec).await
-        }
-        /// Yes to a request for an approval; the first answer that is committed wins.
-        pub async fn approve(
-            &mut self,
-            request: impl tonic::IntoRequest<super::AnswerRequest>,
-        ) -> std::result::Result<tonic::Response<super::SignalResponse>, tonic::Status> {
-            self.inner
-                .ready()
-                .await
-                .map_err(|e| {
-                    tonic::Status::unknown(
-                        format!("Service was not ready: {}", e.into()),
-                    )
-                })?;
-            let codec = tonic_prost::ProstCodec::default();
-            let path = http::uri::PathAndQuery::from_static(
-                "/everwire.v1.Signals/Approve",
-            );
-            let mut req = request.into_request();
-            req.extensions_mut()
-                .insert(GrpcMethod::new("everwire.v1.Signals", "Approve"));
-            self.inner.unary(req, path, codec).await
-        }
-        /// No to it.
-        pub async fn deny(
-            &mut self,
-            request: impl tonic::IntoRequest<super::AnswerRequest>,
-        ) -> std::result::Result<tonic::Response<super::SignalResponse>, tonic::Status> {
-            self.inner
-                .ready()
-                .await
-                .map_err(|e| {
-                    tonic::Status::unknown(
-                        format!("Service was not ready: {}", e.into()),
-                    )
-                })?;
-            let codec = tonic_prost::ProstCodec::default();
-            let path = http::uri::PathAndQuery::from_static("/everwire.v1.Signals/Deny");
-            let mut req = request.into_request();
-            req.extensions_mut().insert(GrpcMethod::new("everwire.v1.Signals", "Deny"));
+                .insert(GrpcMethod::new("everwire.v1.Signals", "Signal"));
             self.inner.unary(req, path, codec).await
         }
     }
@@ -3517,25 +3447,10 @@ pub mod signals_server {
             &self,
             request: tonic::Request<super::CancelRequest>,
         ) -> std::result::Result<tonic::Response<super::CancelResponse>, tonic::Status>;
-        /// Runs wait: what their writers send is refused until they are resumed.
-        async fn pause(
+        /// Any signal that ends no run.
+        async fn signal(
             &self,
-            request: tonic::Request<super::PauseRequest>,
-        ) -> std::result::Result<tonic::Response<super::SignalResponse>, tonic::Status>;
-        /// Runs that wait go on.
-        async fn resume(
-            &self,
-            request: tonic::Request<super::ResumeRequest>,
-        ) -> std::result::Result<tonic::Response<super::SignalResponse>, tonic::Status>;
-        /// Yes to a request for an approval; the first answer that is committed wins.
-        async fn approve(
-            &self,
-            request: tonic::Request<super::AnswerRequest>,
-        ) -> std::result::Result<tonic::Response<super::SignalResponse>, tonic::Status>;
-        /// No to it.
-        async fn deny(
-            &self,
-            request: tonic::Request<super::AnswerRequest>,
+            request: tonic::Request<super::SignalRequest>,
         ) -> std::result::Result<tonic::Response<super::SignalResponse>, tonic::Status>;
     }
     /// Explicit, durable, ordered control. A disconnect is never one of these.
@@ -3658,11 +3573,11 @@ pub mod signals_server {
                     };
                     Box::pin(fut)
                 }
-                "/everwire.v1.Signals/Pause" => {
+                "/everwire.v1.Signals/Signal" => {
                     #[allow(non_camel_case_types)]
-                    struct PauseSvc<T: Signals>(pub Arc<T>);
-                    impl<T: Signals> tonic::server::UnaryService<super::PauseRequest>
-                    for PauseSvc<T> {
+                    struct SignalSvc<T: Signals>(pub Arc<T>);
+                    impl<T: Signals> tonic::server::UnaryService<super::SignalRequest>
+                    for SignalSvc<T> {
                         type Response = super::SignalResponse;
                         type Future = BoxFuture<
                             tonic::Response<Self::Response>,
@@ -3670,11 +3585,11 @@ pub mod signals_server {
                         >;
                         fn call(
                             &mut self,
-                            request: tonic::Request<super::PauseRequest>,
+                            request: tonic::Request<super::SignalRequest>,
                         ) -> Self::Future {
                             let inner = Arc::clone(&self.0);
                             let fut = async move {
-                                <T as Signals>::pause(&inner, request).await
+                                <T as Signals>::signal(&inner, request).await
                             };
                             Box::pin(fut)
                         }
@@ -3685,136 +3600,7 @@ pub mod signals_server {
                     let max_encoding_message_size = self.max_encoding_message_size;
                     let inner = self.inner.clone();
                     let fut = async move {
-                        let method = PauseSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
-                        let mut grpc = tonic::server::Grpc::new(codec)
-                            .apply_compression_config(
-                                accept_compression_encodings,
-                                send_compression_encodings,
-                            )
-                            .apply_max_message_size_config(
-                                max_decoding_message_size,
-                                max_encoding_message_size,
-                            );
-                        let res = grpc.unary(method, req).await;
-                        Ok(res)
-                    };
-                    Box::pin(fut)
-                }
-                "/everwire.v1.Signals/Resume" => {
-                    #[allow(non_camel_case_types)]
-                    struct ResumeSvc<T: Signals>(pub Arc<T>);
-                    impl<T: Signals> tonic::server::UnaryService<super::ResumeRequest>
-                    for ResumeSvc<T> {
-                        type Response = super::SignalResponse;
-                        type Future = BoxFuture<
-                            tonic::Response<Self::Response>,
-                            tonic::Status,
-                        >;
-                        fn call(
-                            &mut self,
-                            request: tonic::Request<super::ResumeRequest>,
-                        ) -> Self::Future {
-                            let inner = Arc::clone(&self.0);
-                            let fut = async move {
-                                <T as Signals>::resume(&inner, request).await
-                            };
-                            Box::pin(fut)
-                        }
-                    }
-                    let accept_compression_encodings = self.accept_compression_encodings;
-                    let send_compression_encodings = self.send_compression_encodings;
-                    let max_decoding_message_size = self.max_decoding_message_size;
-                    let max_encoding_message_size = self.max_encoding_message_size;
-                    let inner = self.inner.clone();
-                    let fut = async move {
-                        let method = ResumeSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
-                        let mut grpc = tonic::server::Grpc::new(codec)
-                            .apply_compression_config(
-                                accept_compression_encodings,
-                                send_compression_encodings,
-                            )
-                            .apply_max_message_size_config(
-                                max_decoding_message_size,
-                                max_encoding_message_size,
-                            );
-                        let res = grpc.unary(method, req).await;
-                        Ok(res)
-                    };
-                    Box::pin(fut)
-                }
-                "/everwire.v1.Signals/Approve" => {
-                    #[allow(non_camel_case_types)]
-                    struct ApproveSvc<T: Signals>(pub Arc<T>);
-                    impl<T: Signals> tonic::server::UnaryService<super::AnswerRequest>
-                    for ApproveSvc<T> {
-                        type Response = super::SignalResponse;
-                        type Future = BoxFuture<
-                            tonic::Response<Self::Response>,
-                            tonic::Status,
-                        >;
-                        fn call(
-                            &mut self,
-                            request: tonic::Request<super::AnswerRequest>,
-                        ) -> Self::Future {
-                            let inner = Arc::clone(&self.0);
-                            let fut = async move {
-                                <T as Signals>::approve(&inner, request).await
-                            };
-                            Box::pin(fut)
-                        }
-                    }
-                    let accept_compression_encodings = self.accept_compression_encodings;
-                    let send_compression_encodings = self.send_compression_encodings;
-                    let max_decoding_message_size = self.max_decoding_message_size;
-                    let max_encoding_message_size = self.max_encoding_message_size;
-                    let inner = self.inner.clone();
-                    let fut = async move {
-                        let method = ApproveSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
-                        let mut grpc = tonic::server::Grpc::new(codec)
-                            .apply_compression_config(
-                                accept_compression_encodings,
-                                send_compression_encodings,
-                            )
-                            .apply_max_message_size_config(
-                                max_decoding_message_size,
-                                max_encoding_message_size,
-                            );
-                        let res = grpc.unary(method, req).await;
-                        Ok(res)
-                    };
-                    Box::pin(fut)
-                }
-                "/everwire.v1.Signals/Deny" => {
-                    #[allow(non_camel_case_types)]
-                    struct DenySvc<T: Signals>(pub Arc<T>);
-                    impl<T: Signals> tonic::server::UnaryService<super::AnswerRequest>
-                    for DenySvc<T> {
-                        type Response = super::SignalResponse;
-                        type Future = BoxFuture<
-                            tonic::Response<Self::Response>,
-                            tonic::Status,
-                        >;
-                        fn call(
-                            &mut self,
-                            request: tonic::Request<super::AnswerRequest>,
-                        ) -> Self::Future {
-                            let inner = Arc::clone(&self.0);
-                            let fut = async move {
-                                <T as Signals>::deny(&inner, request).await
-                            };
-                            Box::pin(fut)
-                        }
-                    }
-                    let accept_compression_encodings = self.accept_compression_encodings;
-                    let send_compression_encodings = self.send_compression_encodings;
-                    let max_decoding_message_size = self.max_decoding_message_size;
-                    let max_encoding_message_size = self.max_encoding_message_size;
-                    let inner = self.inner.clone();
-                    let fut = async move {
-                        let method = DenySvc(inner);
+                        let method = SignalSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -1,9 +1,9 @@
 //! Signals that end no run, as a live server is asked for them.
 
 use everwire_core::command::SignalOutcome;
-use everwire_core::event::Verdict;
 use everwire_core::row::RunState;
-use everwire_core::{Key, Signal, Target};
+use everwire_core::{Key, SessionName, Signal};
+use everwire_proto::signal::request_of;
 use everwire_proto::v1;
 use everwire_scenarios::Answer;
 use tonic::Status;
@@ -13,51 +13,10 @@ use super::{Call, offset};
 
 impl Call {
     pub(super) async fn signal(&self, signal: &Signal, key: &Key) -> Result<Answer, Status> {
-        let (session, key) = (self.session.clone(), key.to_string());
+        let session = SessionName::parse(&self.session).expect("a session's name");
+        let request = self.with(request_of(&session, signal, key));
         let mut client = SignalsClient::new(self.channel.clone());
-        let aimed = |target: &Target| match target {
-            Target::Run(run) => (run.to_string(), String::new(), false),
-            Target::Subtree(root) => (String::new(), root.to_string(), false),
-            Target::Session => (String::new(), String::new(), true),
-            Target::Input(_) => Default::default(),
-        };
-        let answer = match signal {
-            Signal::Pause(target) => {
-                let (run, subtree, all) = aimed(target);
-                let request = v1::PauseRequest {
-                    session,
-                    run,
-                    subtree,
-                    all,
-                    key,
-                };
-                client.pause(self.with(request)).await?
-            },
-            Signal::Resume(target) => {
-                let (run, subtree, all) = aimed(target);
-                let request = v1::ResumeRequest {
-                    session,
-                    run,
-                    subtree,
-                    all,
-                    key,
-                };
-                client.resume(self.with(request)).await?
-            },
-            Signal::Answer(answer) => {
-                let request = v1::AnswerRequest {
-                    session,
-                    approval: answer.approval.to_string(),
-                    action_hash: answer.action_hash.to_string(),
-                    note: answer.note.clone().unwrap_or_default(),
-                    key,
-                };
-                match answer.verdict {
-                    Verdict::Approve => client.approve(self.with(request)).await?,
-                    Verdict::Deny => client.deny(self.with(request)).await?,
-                }
-            },
-        };
+        let answer = client.signal(request).await?;
         signalled(answer.into_inner())
     }
 }

@@ -153,30 +153,9 @@ impl Signals for Node {
         })
     }
 
-    async fn pause(&self, _: tonic::Request<v1::PauseRequest>) -> Reply<v1::SignalResponse> {
-        unreachable!("no test of this node pauses")
-    }
-
-    async fn resume(&self, _: tonic::Request<v1::ResumeRequest>) -> Reply<v1::SignalResponse> {
-        unreachable!("no test of this node resumes")
-    }
-
-    async fn approve(
+    async fn signal(
         &self,
-        request: tonic::Request<v1::AnswerRequest>,
-    ) -> Reply<v1::SignalResponse> {
-        self.answered(request).await
-    }
-
-    async fn deny(&self, request: tonic::Request<v1::AnswerRequest>) -> Reply<v1::SignalResponse> {
-        self.answered(request).await
-    }
-}
-
-impl Node {
-    async fn answered(
-        &self,
-        request: tonic::Request<v1::AnswerRequest>,
+        request: tonic::Request<v1::SignalRequest>,
     ) -> Reply<v1::SignalResponse> {
         self.admit(&request)?;
         self.write().await?;
