@@ -45,6 +45,8 @@ pub fn cancel_hash(cancel: &Cancel) -> u128 {
 
 #[cfg(test)]
 mod tests {
+    use everwire_core::control::Target;
+
     use super::*;
 
     #[test]
@@ -59,6 +61,10 @@ mod tests {
             ..stop
         };
         assert_ne!(cancel_hash(&expecting), SIGNAL_R1);
+        let pause = Signal::Pause(Target::Run("r1".parse().unwrap()));
+        assert_eq!(signal_hash(&pause), PAUSE_R1);
+        let resume = Signal::Resume(Target::Run("r1".parse().unwrap()));
+        assert_ne!(signal_hash(&resume), PAUSE_R1);
         let app = Draft::new(Body::App {
             name: "x".into(),
             data: None,
@@ -66,6 +72,8 @@ mod tests {
         assert_eq!(body_hash(&app), APP_X);
     }
 
+    /// Of the third rules; checked in the same way as the others.
+    const PAUSE_R1: u128 = 0xc106_9420_c66e_f74e_7b72_8ac4_1457_ad5d;
     /// Checked against another implementation of XXH3 (PyPI xxhash).
     const SIGNAL_R1: u128 = 0x6571_91a1_982f_f501_d43c_5f0c_141c_4d03;
     const APP_X: u128 = 0x3328_c697_177e_2ec6_df5a_e2bd_9a15_9cc3;

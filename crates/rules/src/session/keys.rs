@@ -255,7 +255,11 @@ mod tests {
             Purpose::Cancel(&Target::Session, 7).digest(),
         ];
         assert_eq!(digests, GOLDEN_2);
+        assert_eq!(Purpose::Signal(7).digest(), GOLDEN_3);
     }
+
+    /// Of the third rules; computed in the same way.
+    const GOLDEN_3: u128 = 0xef3b_5713_6ea7_38a3_4d91_d494_7e82_090f;
 
     /// Of the second rules; computed in the same way.
     const GOLDEN_2: [u128; 3] = [

@@ -172,7 +172,20 @@ async fn calls_on_runs(house: &House, token: &str, session: String) -> Answers {
             "Signals.Cancel",
             said(signals.cancel(grpc::with(token, cancel)).await),
         ),
+        ("Signals.Signal", paused(house, token, &name).await),
     ]
+}
+
+async fn paused(house: &House, token: &str, session: &str) -> &'static str {
+    let target = Some(v1::signal_aim::Target::Run("r".to_owned()));
+    let pause = v1::signal_request::Signal::Pause(v1::SignalAim { target });
+    let request = v1::SignalRequest {
+        session: session.to_owned(),
+        key: "pause".to_owned(),
+        signal: Some(pause),
+    };
+    let mut signals = SignalsClient::new(house.channel.clone());
+    said(signals.signal(grpc::with(token, request)).await)
 }
 
 async fn heartbeat(house: &House, token: &str, session: &str) -> &'static str {
@@ -192,10 +205,16 @@ async fn every_door(house: &House, token: &str) -> BTreeSet<(u16, String)> {
     let path = "/v1/sessions/calm/events";
     let event = json!({"kind": "app", "body": {"name": "x"}}).to_string();
     let cancel = "/v1/sessions/calm/runs/r/cancel";
+    let (any, all) = ("/v1/sessions/calm/cancel", r#"{"all":true}"#);
+    let signal = json!({"signal": "pause", "run": "r", "key": "k"}).to_string();
     BTreeSet::from([
         http.get(path, &[]).await.refusal(),
         http.post(path, &[], &event).await.refusal(),
         http.post(cancel, &[], "").await.refusal(),
+        http.post(any, &[], all).await.refusal(),
+        http.post("/v1/sessions/calm/signal", &[], &signal)
+            .await
+            .refusal(),
         http.post("/v1/tickets", &[], "").await.refusal(),
     ])
 }
@@ -307,9 +326,9 @@ async fn every_call_needs_its_capability() {
             let needs = needed.iter().find(|(known, _)| known == call);
             let needs = needs.expect("checked above").1;
             let is_missing = needs.is_some_and(|needs| missing.contains(&needs));
-            // Denied is one of the outcomes of a cancel; and a run may be asked for by readers.
+            // Denied is one of the outcomes of a signal; and a run may be asked for by readers.
             let is_let_in =
-                call == "Signals.Cancel" || (call, right) == ("Runs.Get", Capability::Run);
+                call.starts_with("Signals.") || (call, right) == ("Runs.Get", Capability::Run);
             let expected = is_missing && !is_let_in;
             assert_eq!(
                 answer == "DENIED",
