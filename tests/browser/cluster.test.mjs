@@ -231,6 +231,9 @@ describe('the cluster of the demo', () => {
     const { one, two } = tabs;
     await one.press('Kill leader');
     await stopped(two, one);
+    // The agent's word goes to the new leader too, and takes its time.
+    const observed = ({ run }) => /seen by the agent/.test(run);
+    await Promise.all([one, two].map((tab) => tab.until(observed, 'the agent has seen it')));
     const seen = await assertWhole(tabs);
     const [, place] = /stopped at offset (\d+)/.exec(seen.run);
     // The stop, the run's end, the seal of its message, and that the agent has seen it; no output.

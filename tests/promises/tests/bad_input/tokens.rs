@@ -451,8 +451,8 @@ async fn an_edges_token_speaks_for_nobody() {
             "Attach.Follow" | "Attach.Read" | "Sessions.Show" | "Sessions.List" | "Runs.Get" => {
                 assert_eq!(answer, "MALFORMED", "{call}");
             },
-            // A denied cancel is an outcome.
-            "Signals.Cancel" => assert_eq!(answer, "ok"),
+            // A denied signal is an outcome.
+            "Signals.Cancel" | "Signals.Signal" => assert_eq!(answer, "ok"),
             // An edge finds its way by the map like anybody else.
             "Cluster.Watch" => assert_eq!(answer, "ok"),
             _ => assert_eq!(answer, "DENIED", "{call}"),
