@@ -232,7 +232,7 @@ describe('the cluster of the demo', () => {
     await one.press('Kill leader');
     await stopped(two, one);
     // The agent's word goes to the new leader too, and takes its time.
-    const observed = ({ run }) => /seen by the agent/.test(run);
+    const observed = ({ transcript }) => /seen by the agent/.test(transcript);
     await Promise.all([one, two].map((tab) => tab.until(observed, 'the agent has seen it')));
     const seen = await assertWhole(tabs);
     const [, place] = /stopped at offset (\d+)/.exec(seen.run);
